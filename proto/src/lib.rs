@@ -1,1 +1,48 @@
-//! placeholder
+//! The contract of halflife.
+//!
+//! - [`v1`]: the protobuf messages and gRPC services, generated from `proto/halflife/v1/`.
+//! - The domain types both sides of the wire share: [`ids`], [`manifest`], [`slots`], [`blocks`],
+//!   [`placement`], [`contribution`], [`job`], [`workload`], [`hello`], [`refusal`]. Whoever holds
+//!   one may rely on it being valid.
+//! - [`wire`]: the only conversions between the two, and the place where what arrives is checked.
+//! - [`strict_toml`]: reading settings so that a misspelt one is an error with a suggestion.
+//!
+//! No I/O, no state.
+
+pub mod blocks;
+pub mod contribution;
+pub mod hello;
+pub mod ids;
+pub mod job;
+pub mod manifest;
+pub mod placement;
+pub mod refusal;
+pub mod slots;
+pub mod strict_toml;
+pub mod wire;
+pub mod workload;
+
+/// Messages and services generated from `proto/halflife/v1/*.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("halflife.v1");
+}
+
+/// The compiled descriptors of [`v1`], for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The version of the contract this build speaks. Peers of another version refuse each other.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Largest gRPC message either side accepts, in bytes: one block of [`blocks::BLOCK_ELEMENTS_MAX`]
+/// f32 elements and its header, with room to spare.
+pub const MESSAGE_BYTES_MAX: usize = 4 * blocks::BLOCK_ELEMENTS_MAX as usize + (1 << 20);
+
+/// HTTP/2 frame size both ends ask for, in bytes. The default of 16 KiB halves the throughput of
+/// block-sized messages.
+pub const HTTP2_FRAME_BYTES: u32 = 1 << 20;
+
+/// HTTP/2 flow-control window per stream and connection, in bytes: what may be under way before the
+/// receiver answers. A window w caps a connection at w / round-trip time, so 64 MiB carries
+/// 3 GB/s at 20 ms.
+pub const HTTP2_WINDOW_BYTES: u32 = 64 << 20;

@@ -1,0 +1,96 @@
+//! What a block receives for a node of the slot tree, and what became of it.
+
+use bytes::Bytes;
+
+use crate::blocks::BlockId;
+use crate::ids::{Generation, Step};
+use crate::slots::SlotRange;
+
+/// The content of a contribution.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Payload {
+    /// Little-endian f32: the sum over the slots of weight x gradient, one per block element. At
+    /// step 0: the initial weights.
+    Dense(Bytes),
+    /// No gradient for this tensor in these slots: adds nothing but its weight.
+    Absent,
+    /// Some slot's gradient held NaN or infinity somewhere in the model.
+    Nonfinite,
+}
+
+impl Payload {
+    /// Bytes of tensor data held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Payload::Dense(data) => data.len(),
+            Payload::Absent | Payload::Nonfinite => 0,
+        }
+    }
+}
+
+/// One contribution, keyed by (generation, step, slots, block). What the wire can tell by itself
+/// has been checked (kinds, finite positive weight); size and tree alignment are checked by the
+/// block, which knows them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contribution {
+    /// The block it is for.
+    pub block: BlockId,
+    /// The generation it belongs to.
+    pub generation: Generation,
+    /// The step it makes up.
+    pub step: Step,
+    /// Its slots.
+    pub slots: SlotRange,
+    /// Sum of the slots' sample weights.
+    pub weight: f64,
+    /// Its content.
+    pub payload: Payload,
+}
+
+/// What became of a contribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Counts.
+    Added,
+    /// Counts, in the place of smaller nodes that it covers.
+    Replaced,
+    /// Was already covered: counts once.
+    Duplicate,
+    /// Its step had been applied before it came.
+    AlreadyApplied,
+}
+
+/// Tells a sender what became of its contribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// The block.
+    pub block: BlockId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Its step.
+    pub step: Step,
+    /// Its slots.
+    pub slots: SlotRange,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Newest step that survives the loss of every server.
+    pub durable_step: Step,
+}
+
+/// The weights of one block after `step` updates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockWeights {
+    /// The block.
+    pub block: BlockId,
+    /// The generation.
+    pub generation: Generation,
+    /// Updates seen.
+    pub step: Step,
+    /// Little-endian f32.
+    pub data: Bytes,
+    /// Learning rate its last update used.
+    pub lr: f64,
+    /// Decay factor its last update used.
+    pub decay: f64,
+}

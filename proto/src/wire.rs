@@ -1,0 +1,517 @@
+//! The only conversions between the wire and the domain, and the check of what arrives.
+//!
+//! `From` builds wire messages; the `read_*` functions build domain values or refuse. What only
+//! the receiver can know (tensor sizes, slot trees, steps) is checked by the receiver.
+
+use bytes::Bytes;
+
+use crate::blocks::BlockId;
+use crate::contribution::{Acknowledgement, BlockWeights, Contribution, Outcome, Payload};
+use crate::hello::{Fingerprint, Hello};
+use crate::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex};
+use crate::job::{Combine, JobDescription, Mode};
+use crate::manifest::{Dtype, Manifest, Role, Tensor};
+use crate::placement::Placement;
+use crate::refusal::{Refusal, RefusalCause};
+use crate::slots::SlotRange;
+use crate::v1;
+
+/// The field of a message that must be there.
+///
+/// # Errors
+/// `MALFORMED`, naming the field.
+pub fn required<T>(field: Option<T>, name: &str) -> Result<T, Refusal> {
+    field.ok_or_else(|| {
+        Refusal::mismatch(RefusalCause::Malformed, "incomplete message", format!("field `{name}`"), "none")
+    })
+}
+
+fn unimplemented(what: &str) -> Refusal {
+    Refusal::new(RefusalCause::Unimplemented, format!("{what} is reserved in the contract and not built yet"))
+}
+
+// ---- blocks, slots, tensors ----
+
+impl From<BlockId> for v1::BlockId {
+    fn from(block: BlockId) -> v1::BlockId {
+        let dense = v1::DenseBlock { tensor: block.tensor.0, index: block.index };
+        v1::BlockId { kind: Some(v1::block_id::Kind::Dense(dense)) }
+    }
+}
+
+/// Reads a block id.
+///
+/// # Errors
+/// `MALFORMED` when it names nothing, `UNIMPLEMENTED` for a sparse block.
+pub fn read_block_id(wire: Option<v1::BlockId>) -> Result<BlockId, Refusal> {
+    match required(wire.and_then(|id| id.kind), "block")? {
+        v1::block_id::Kind::Dense(dense) => Ok(BlockId { tensor: TensorIndex(dense.tensor), index: dense.index }),
+        v1::block_id::Kind::Sparse(_) => Err(unimplemented("a sparse block")),
+    }
+}
+
+impl From<SlotRange> for v1::SlotRange {
+    fn from(range: SlotRange) -> v1::SlotRange {
+        v1::SlotRange { begin: range.begin, end: range.end }
+    }
+}
+
+/// Reads a slot range that is not empty; whether it is a node is the block's to check.
+///
+/// # Errors
+/// `MISALIGNED_SLOTS` for an empty range.
+pub fn read_slots(wire: Option<v1::SlotRange>) -> Result<SlotRange, Refusal> {
+    let wire = required(wire, "slots")?;
+    SlotRange::new(wire.begin, wire.end).ok_or_else(|| {
+        let found = format!("[{}, {})", wire.begin, wire.end);
+        Refusal::mismatch(RefusalCause::MisalignedSlots, "slot range", "begin < end", found)
+    })
+}
+
+impl From<Dtype> for v1::Dtype {
+    fn from(dtype: Dtype) -> v1::Dtype {
+        match dtype {
+            Dtype::F32 => v1::Dtype::F32,
+        }
+    }
+}
+
+/// Reads a dtype.
+///
+/// # Errors
+/// `WRONG_DTYPE` for an unknown one, `UNIMPLEMENTED` for a reserved one.
+pub fn read_dtype(wire: i32) -> Result<Dtype, Refusal> {
+    match v1::Dtype::try_from(wire) {
+        Ok(v1::Dtype::F32) => Ok(Dtype::F32),
+        Ok(v1::Dtype::Bf16) => Err(unimplemented("dtype bf16")),
+        Ok(v1::Dtype::I8Scaled) => Err(unimplemented("dtype i8_scaled")),
+        Ok(v1::Dtype::Unspecified) | Err(_) => {
+            Err(Refusal::mismatch(RefusalCause::WrongDtype, "dtype", "DTYPE_F32 (1)", wire))
+        }
+    }
+}
+
+impl From<&Manifest> for v1::Manifest {
+    fn from(manifest: &Manifest) -> v1::Manifest {
+        v1::Manifest { tensors: manifest.tensors().iter().map(v1::Tensor::from).collect() }
+    }
+}
+
+impl From<&Tensor> for v1::Tensor {
+    fn from(tensor: &Tensor) -> v1::Tensor {
+        let (role, tied_to) = match &tensor.role {
+            Role::Trainable => (v1::TensorRole::Trainable, String::new()),
+            Role::Frozen => (v1::TensorRole::Frozen, String::new()),
+            Role::Buffer => (v1::TensorRole::Buffer, String::new()),
+            Role::Tied(to) => (v1::TensorRole::Tied, to.clone()),
+        };
+        v1::Tensor {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            dtype: v1::Dtype::from(tensor.dtype).into(),
+            role: role.into(),
+            tied_to,
+        }
+    }
+}
+
+/// Reads a manifest.
+///
+/// # Errors
+/// `MALFORMED` with what is wrong with it.
+pub fn read_manifest(wire: Option<v1::Manifest>) -> Result<Manifest, Refusal> {
+    let tensors = required(wire, "manifest")?.tensors.into_iter().map(read_tensor).collect::<Result<_, _>>()?;
+    Manifest::new(tensors).map_err(|error| Refusal::new(RefusalCause::Malformed, format!("manifest: {error}")))
+}
+
+fn read_tensor(wire: v1::Tensor) -> Result<Tensor, Refusal> {
+    let role = match wire.role() {
+        v1::TensorRole::Trainable => Role::Trainable,
+        v1::TensorRole::Frozen => Role::Frozen,
+        v1::TensorRole::Buffer => Role::Buffer,
+        v1::TensorRole::Tied => Role::Tied(wire.tied_to),
+        v1::TensorRole::Unspecified => {
+            let what = format!("role of tensor {:?}", wire.name);
+            return Err(Refusal::mismatch(RefusalCause::Malformed, what, "a tensor role", wire.role));
+        }
+    };
+    Ok(Tensor { dtype: read_dtype(wire.dtype)?, name: wire.name, shape: wire.shape, role })
+}
+
+impl From<&Placement> for v1::Placement {
+    fn from(placement: &Placement) -> v1::Placement {
+        let owners =
+            |list: &Vec<ServerIndex>| v1::BlockOwners { servers: list.iter().map(|server| server.0).collect() };
+        let tensors =
+            placement.owners().iter().map(|blocks| v1::TensorPlacement { blocks: blocks.iter().map(owners).collect() });
+        v1::Placement {
+            version: placement.version(),
+            block_elements: placement.block_elements(),
+            servers: placement.servers().to_vec(),
+            tensors: tensors.collect(),
+        }
+    }
+}
+
+/// Reads a placement of `manifest`.
+///
+/// # Errors
+/// `MALFORMED` when it does not fit the manifest.
+pub fn read_placement(wire: Option<v1::Placement>, manifest: &Manifest) -> Result<Placement, Refusal> {
+    let wire = required(wire, "placement")?;
+    let owners = wire.tensors.into_iter().map(|tensor| {
+        tensor.blocks.into_iter().map(|block| block.servers.into_iter().map(ServerIndex).collect()).collect()
+    });
+    Placement::new(manifest, wire.version, wire.block_elements, wire.servers, owners.collect())
+        .map_err(|error| Refusal::new(RefusalCause::Malformed, error.to_string()))
+}
+
+// ---- contributions and weights ----
+
+impl From<Contribution> for v1::Contribution {
+    fn from(contribution: Contribution) -> v1::Contribution {
+        let (kind, data) = match contribution.payload {
+            Payload::Dense(data) => (v1::ContributionKind::Dense, data),
+            Payload::Absent => (v1::ContributionKind::Absent, Bytes::new()),
+            Payload::Nonfinite => (v1::ContributionKind::Nonfinite, Bytes::new()),
+        };
+        v1::Contribution {
+            block: Some(contribution.block.into()),
+            generation: contribution.generation.0,
+            step: contribution.step.0,
+            slots: Some(contribution.slots.into()),
+            kind: kind.into(),
+            weight: contribution.weight,
+            dtype: v1::Dtype::F32.into(),
+            data,
+            ticket: 0,
+            sequence: 0,
+        }
+    }
+}
+
+/// Reads a contribution.
+///
+/// # Errors
+/// A [`Refusal`] of what the message alone shows to be wrong.
+pub fn read_contribution(wire: v1::Contribution) -> Result<Contribution, Refusal> {
+    if wire.ticket != 0 || wire.sequence != 0 {
+        return Err(unimplemented("a ticketed contribution (asynchronous modes)"));
+    }
+    let kind = wire.kind();
+    let payload = match kind {
+        v1::ContributionKind::Dense => {
+            read_dtype(wire.dtype)?;
+            Payload::Dense(wire.data)
+        }
+        v1::ContributionKind::Absent | v1::ContributionKind::Nonfinite if !wire.data.is_empty() => {
+            let found = format!("{} bytes", wire.data.len());
+            return Err(Refusal::mismatch(
+                RefusalCause::WrongSize,
+                format!("{} contribution", kind.as_str_name()),
+                "no data",
+                found,
+            ));
+        }
+        v1::ContributionKind::Absent => Payload::Absent,
+        v1::ContributionKind::Nonfinite => Payload::Nonfinite,
+        v1::ContributionKind::Rows => return Err(unimplemented("contribution kind `rows`")),
+        v1::ContributionKind::Delta => return Err(unimplemented("contribution kind `delta`")),
+        v1::ContributionKind::Unspecified => {
+            return Err(Refusal::mismatch(
+                RefusalCause::Malformed,
+                "contribution kind",
+                "dense, absent or nonfinite",
+                wire.kind,
+            ));
+        }
+    };
+    if !(wire.weight.is_finite() && wire.weight > 0.0) {
+        return Err(Refusal::mismatch(
+            RefusalCause::InvalidWeight,
+            "sample weight",
+            "a positive finite number",
+            wire.weight,
+        ));
+    }
+    Ok(Contribution {
+        block: read_block_id(wire.block)?,
+        generation: Generation(wire.generation),
+        step: Step(wire.step),
+        slots: read_slots(wire.slots)?,
+        weight: wire.weight,
+        payload,
+    })
+}
+
+impl From<BlockWeights> for v1::WeightBlock {
+    fn from(weights: BlockWeights) -> v1::WeightBlock {
+        v1::WeightBlock {
+            block: Some(weights.block.into()),
+            generation: weights.generation.0,
+            step: weights.step.0,
+            dtype: v1::Dtype::F32.into(),
+            data: weights.data,
+            lr: weights.lr,
+            decay: weights.decay,
+        }
+    }
+}
+
+/// Reads a block's weights; their size is the client's to check.
+///
+/// # Errors
+/// A [`Refusal`] of what is malformed.
+pub fn read_weights(wire: v1::WeightBlock) -> Result<BlockWeights, Refusal> {
+    read_dtype(wire.dtype)?;
+    Ok(BlockWeights {
+        block: read_block_id(wire.block)?,
+        generation: Generation(wire.generation),
+        step: Step(wire.step),
+        data: wire.data,
+        lr: wire.lr,
+        decay: wire.decay,
+    })
+}
+
+impl From<Acknowledgement> for v1::Acknowledgement {
+    fn from(ack: Acknowledgement) -> v1::Acknowledgement {
+        let outcome = match ack.outcome {
+            Outcome::Added => v1::Outcome::Added,
+            Outcome::Replaced => v1::Outcome::Replaced,
+            Outcome::Duplicate => v1::Outcome::Duplicate,
+            Outcome::AlreadyApplied => v1::Outcome::AlreadyApplied,
+        };
+        v1::Acknowledgement {
+            block: Some(ack.block.into()),
+            generation: ack.generation.0,
+            step: ack.step.0,
+            slots: Some(ack.slots.into()),
+            outcome: outcome.into(),
+            durable_step: ack.durable_step.0,
+        }
+    }
+}
+
+/// Reads an acknowledgement.
+///
+/// # Errors
+/// A [`Refusal`] of what is malformed.
+pub fn read_acknowledgement(wire: v1::Acknowledgement) -> Result<Acknowledgement, Refusal> {
+    let outcome = match wire.outcome() {
+        v1::Outcome::Added => Outcome::Added,
+        v1::Outcome::Replaced => Outcome::Replaced,
+        v1::Outcome::Duplicate => Outcome::Duplicate,
+        v1::Outcome::AlreadyApplied => Outcome::AlreadyApplied,
+        v1::Outcome::Unspecified => {
+            return Err(Refusal::mismatch(RefusalCause::Malformed, "outcome", "a known outcome", wire.outcome));
+        }
+    };
+    Ok(Acknowledgement {
+        block: read_block_id(wire.block)?,
+        generation: Generation(wire.generation),
+        step: Step(wire.step),
+        slots: read_slots(wire.slots)?,
+        outcome,
+        durable_step: Step(wire.durable_step),
+    })
+}
+
+// ---- who speaks ----
+
+impl From<&Fingerprint> for v1::Fingerprint {
+    fn from(fingerprint: &Fingerprint) -> v1::Fingerprint {
+        let Fingerprint { build, cpu_features, threads, device } = fingerprint.clone();
+        v1::Fingerprint { build, cpu_features, threads, device }
+    }
+}
+
+impl From<v1::Fingerprint> for Fingerprint {
+    fn from(wire: v1::Fingerprint) -> Fingerprint {
+        let v1::Fingerprint { build, cpu_features, threads, device } = wire;
+        Fingerprint { build, cpu_features, threads, device }
+    }
+}
+
+impl From<&Hello> for v1::Hello {
+    fn from(hello: &Hello) -> v1::Hello {
+        v1::Hello {
+            protocol_version: hello.protocol_version,
+            job_id: hello.job.as_ref().map_or(String::new(), |job| job.0.clone()),
+            generation: hello.generation.0,
+            incarnation: hello.incarnation.0,
+            fingerprint: Some((&hello.fingerprint).into()),
+        }
+    }
+}
+
+/// Reads a hello and checks its protocol version, without which nothing else can be trusted.
+///
+/// # Errors
+/// `MALFORMED` without one, `WRONG_PROTOCOL` from a peer of another version.
+pub fn read_hello(wire: Option<v1::Hello>) -> Result<Hello, Refusal> {
+    let wire = required(wire, "hello")?;
+    crate::hello::check_protocol(wire.protocol_version)?;
+    Ok(Hello {
+        protocol_version: wire.protocol_version,
+        job: (!wire.job_id.is_empty()).then_some(JobId(wire.job_id)),
+        generation: Generation(wire.generation),
+        incarnation: Incarnation(wire.incarnation),
+        fingerprint: wire.fingerprint.unwrap_or_default().into(),
+    })
+}
+
+// ---- the job ----
+
+impl From<&JobDescription> for v1::JobDescription {
+    fn from(job: &JobDescription) -> v1::JobDescription {
+        let combine = match job.combine {
+            Combine::Mean => v1::Combine::Mean,
+            Combine::WeightedMean => v1::Combine::WeightedMean,
+            Combine::Sum => v1::Combine::Sum,
+        };
+        let Mode::Sync = job.mode;
+        v1::JobDescription {
+            protocol_version: crate::PROTOCOL_VERSION,
+            job_id: job.id.0.clone(),
+            generation: job.generation.0,
+            seed: job.seed,
+            slots: job.slots,
+            steps: job.steps,
+            block_elements: job.block_elements,
+            combine: combine.into(),
+            mode: v1::Mode::Sync.into(),
+            workload_toml: job.workload_toml.clone(),
+            spec_revision: job.spec_revision,
+        }
+    }
+}
+
+/// Reads a job description.
+///
+/// # Errors
+/// `WRONG_PROTOCOL`, or `MALFORMED` / `UNIMPLEMENTED` for what this build cannot take part in.
+pub fn read_job(wire: Option<v1::JobDescription>) -> Result<JobDescription, Refusal> {
+    let wire = required(wire, "job")?;
+    crate::hello::check_protocol(wire.protocol_version)?;
+    let combine = match wire.combine() {
+        v1::Combine::Mean => Combine::Mean,
+        v1::Combine::WeightedMean => Combine::WeightedMean,
+        v1::Combine::Sum => Combine::Sum,
+        v1::Combine::Unspecified => {
+            return Err(Refusal::mismatch(
+                RefusalCause::Malformed,
+                "combine",
+                "mean, weighted_mean or sum",
+                wire.combine,
+            ));
+        }
+    };
+    if wire.mode() != v1::Mode::Sync {
+        return Err(unimplemented(wire.mode().as_str_name()));
+    }
+    if wire.slots == 0 || wire.slots > SLOTS_MAX {
+        return Err(Refusal::mismatch(RefusalCause::Malformed, "slots", format!("1 to {SLOTS_MAX}"), wire.slots));
+    }
+    Ok(JobDescription {
+        id: JobId(wire.job_id),
+        generation: Generation(wire.generation),
+        seed: wire.seed,
+        slots: wire.slots,
+        steps: wire.steps,
+        block_elements: wire.block_elements,
+        combine,
+        mode: Mode::Sync,
+        workload_toml: wire.workload_toml,
+        spec_revision: wire.spec_revision,
+    })
+}
+
+/// Most slots a step may have.
+pub const SLOTS_MAX: u32 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn contribution() -> Contribution {
+        Contribution {
+            block: BlockId { tensor: TensorIndex(3), index: 7 },
+            generation: Generation(2),
+            step: Step(11),
+            slots: SlotRange { begin: 4, end: 8 },
+            weight: 4.0,
+            payload: Payload::Dense(Bytes::from_static(&[1, 2, 3, 4])),
+        }
+    }
+
+    #[test]
+    fn contributions_survive_the_wire() {
+        for payload in [Payload::Dense(Bytes::from_static(&[0; 8])), Payload::Absent, Payload::Nonfinite] {
+            let sent = Contribution { payload, ..contribution() };
+            assert_eq!(read_contribution(sent.clone().into()), Ok(sent));
+        }
+    }
+
+    #[test]
+    fn what_is_reserved_is_refused_as_unimplemented() {
+        let good = v1::Contribution::from(contribution());
+        let sparse = v1::BlockId { kind: Some(v1::block_id::Kind::Sparse(v1::SparseBlock { table: 0, shard: 0 })) };
+        for wire in [
+            v1::Contribution { kind: v1::ContributionKind::Rows.into(), ..good.clone() },
+            v1::Contribution { kind: v1::ContributionKind::Delta.into(), ..good.clone() },
+            v1::Contribution { dtype: v1::Dtype::Bf16.into(), ..good.clone() },
+            v1::Contribution { dtype: v1::Dtype::I8Scaled.into(), ..good.clone() },
+            v1::Contribution { ticket: 1, ..good.clone() },
+            v1::Contribution { sequence: 1, ..good.clone() },
+            v1::Contribution { block: Some(sparse), ..good.clone() },
+        ] {
+            assert_eq!(read_contribution(wire).unwrap_err().cause, RefusalCause::Unimplemented);
+        }
+    }
+
+    #[test]
+    fn malformed_contributions_are_refused_by_cause() {
+        let good = v1::Contribution::from(contribution());
+        for (wire, cause) in [
+            (v1::Contribution { block: None, ..good.clone() }, RefusalCause::Malformed),
+            (v1::Contribution { slots: None, ..good.clone() }, RefusalCause::Malformed),
+            (
+                v1::Contribution { slots: Some(v1::SlotRange { begin: 3, end: 3 }), ..good.clone() },
+                RefusalCause::MisalignedSlots,
+            ),
+            (v1::Contribution { kind: 0, ..good.clone() }, RefusalCause::Malformed),
+            (v1::Contribution { kind: 99, ..good.clone() }, RefusalCause::Malformed),
+            (v1::Contribution { dtype: 0, ..good.clone() }, RefusalCause::WrongDtype),
+            (v1::Contribution { dtype: 77, ..good.clone() }, RefusalCause::WrongDtype),
+            (v1::Contribution { weight: 0.0, ..good.clone() }, RefusalCause::InvalidWeight),
+            (v1::Contribution { weight: f64::NAN, ..good.clone() }, RefusalCause::InvalidWeight),
+            (v1::Contribution { kind: v1::ContributionKind::Absent.into(), ..good.clone() }, RefusalCause::WrongSize),
+        ] {
+            assert_eq!(read_contribution(wire.clone()).unwrap_err().cause, cause, "{wire:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_from_the_network_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            use prost::Message as _;
+            if let Ok(wire) = v1::Contribution::decode(bytes.as_slice()) { let _ = read_contribution(wire); }
+            if let Ok(wire) = v1::Manifest::decode(bytes.as_slice()) { let _ = read_manifest(Some(wire)); }
+            if let Ok(wire) = v1::WeightBlock::decode(bytes.as_slice()) { let _ = read_weights(wire); }
+            if let Ok(wire) = v1::JobDescription::decode(bytes.as_slice()) { let _ = read_job(Some(wire)); }
+        }
+
+        #[test]
+        fn manifests_and_placements_survive_the_wire(lengths in proptest::collection::vec(1u64..50, 1..6), servers in 1u32..4) {
+            let tensors = lengths.iter().enumerate().map(|(i, len)| Tensor::trainable(format!("t{i}"), &[*len as usize])).collect();
+            let manifest = Manifest::new(tensors).unwrap();
+            prop_assert_eq!(read_manifest(Some((&manifest).into())), Ok(manifest.clone()));
+            let owners = lengths.iter().map(|len| (0..len.div_ceil(4) as u32).map(|i| vec![ServerIndex(i % servers)]).collect()).collect();
+            let urls = (0..servers).map(|i| format!("http://s{i}")).collect();
+            let placement = Placement::new(&manifest, 1, 4, urls, owners).unwrap();
+            prop_assert_eq!(read_placement(Some((&placement).into()), &manifest), Ok(placement));
+        }
+    }
+}

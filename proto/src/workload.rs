@@ -1,0 +1,1 @@
+//! What the built-in worker trains: the `[model]`, `[data]` and `[training]` tables of a job file.
