@@ -2,7 +2,7 @@
 //!
 //! - [`v1`]: the protobuf messages and gRPC services, generated from `proto/halflife/v1/`.
 //! - The domain types both sides of the wire share: [`ids`], [`manifest`], [`slots`], [`blocks`],
-//!   [`placement`], [`contribution`], [`job`], [`workload`], [`hello`], [`refusal`]. Whoever holds
+//!   [`placement`], [`contribution`], [`membership`], [`job`], [`workload`], [`hello`], [`refusal`]. Whoever holds
 //!   one may rely on it being valid.
 //! - [`wire`]: the only conversions between the two, and the place where what arrives is checked.
 //! - [`strict_toml`]: reading settings so that a misspelt one is an error with a suggestion.
@@ -15,6 +15,7 @@ pub mod hello;
 pub mod ids;
 pub mod job;
 pub mod manifest;
+pub mod membership;
 pub mod placement;
 pub mod refusal;
 pub mod slots;

@@ -11,6 +11,7 @@ use crate::hello::{Fingerprint, Hello};
 use crate::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex};
 use crate::job::{Combine, JobDescription, Mode};
 use crate::manifest::{Dtype, Manifest, Role, Tensor};
+use crate::membership::{Assignment, Notice, Order, Report};
 use crate::placement::Placement;
 use crate::refusal::{Refusal, RefusalCause};
 use crate::slots::SlotRange;
@@ -424,6 +425,132 @@ pub fn read_job(wire: Option<v1::JobDescription>) -> Result<JobDescription, Refu
         mode: Mode::Sync,
         workload_toml: wire.workload_toml,
         spec_revision: wire.spec_revision,
+    })
+}
+
+// ---- membership ----
+
+impl From<&Assignment> for v1::Assignment {
+    fn from(assignment: &Assignment) -> v1::Assignment {
+        v1::Assignment {
+            epoch: assignment.epoch,
+            from_step: assignment.from_step.0,
+            nodes: assignment.nodes.iter().map(|node| (*node).into()).collect(),
+            initialize: assignment.initialize,
+        }
+    }
+}
+
+/// Reads an assignment.
+///
+/// # Errors
+/// `MALFORMED` without one, `MISALIGNED_SLOTS` for an empty range.
+pub fn read_assignment(wire: Option<v1::Assignment>) -> Result<Assignment, Refusal> {
+    let wire = required(wire, "assignment")?;
+    Ok(Assignment {
+        epoch: wire.epoch,
+        from_step: Step(wire.from_step),
+        nodes: wire.nodes.into_iter().map(|node| read_slots(Some(node))).collect::<Result<_, _>>()?,
+        initialize: wire.initialize,
+    })
+}
+
+impl From<Notice> for v1::Notice {
+    fn from(notice: Notice) -> v1::Notice {
+        use v1::notice::Notice as Wire;
+        let notice = match notice {
+            Notice::Assignment(assignment) => Wire::Assignment((&assignment).into()),
+            Notice::Fenced(refusal) => Wire::Fenced(refusal.into()),
+            Notice::Finished(step) => Wire::Finished(v1::Finished { step: step.0 }),
+            Notice::Stopped(refusal) => Wire::Stopped(refusal.into()),
+        };
+        v1::Notice { notice: Some(notice) }
+    }
+}
+
+/// Reads a notice.
+///
+/// # Errors
+/// A [`Refusal`] of what is malformed.
+pub fn read_notice(wire: v1::Notice) -> Result<Notice, Refusal> {
+    use v1::notice::Notice as Wire;
+    Ok(match required(wire.notice, "notice")? {
+        Wire::Assignment(assignment) => Notice::Assignment(read_assignment(Some(assignment))?),
+        Wire::Fenced(refusal) => Notice::Fenced(refusal.into()),
+        Wire::Finished(finished) => Notice::Finished(Step(finished.step)),
+        Wire::Stopped(refusal) => Notice::Stopped(refusal.into()),
+    })
+}
+
+impl From<Order> for v1::ServerOrder {
+    fn from(order: Order) -> v1::ServerOrder {
+        use v1::server_order::Order as Wire;
+        let order = match order {
+            Order::Admit { lead, index, job_toml } => {
+                Wire::Admission(v1::Admission { lead: Some((&lead).into()), server_index: index.0, job_toml })
+            }
+            Order::Place { manifest, placement } => {
+                Wire::Place(v1::Place { manifest: Some((&manifest).into()), placement: Some((&placement).into()) })
+            }
+            Order::Initialize(contribution) => Wire::Initialize(contribution.into()),
+            Order::Halt(refusal) => Wire::Halt(refusal.into()),
+            Order::Finish(step) => Wire::Finish(v1::Finished { step: step.0 }),
+        };
+        v1::ServerOrder { order: Some(order) }
+    }
+}
+
+/// Reads an order.
+///
+/// # Errors
+/// A [`Refusal`] of what is malformed.
+pub fn read_order(wire: v1::ServerOrder) -> Result<Order, Refusal> {
+    use v1::server_order::Order as Wire;
+    Ok(match required(wire.order, "order")? {
+        Wire::Admission(admission) => Order::Admit {
+            lead: read_hello(admission.lead)?,
+            index: ServerIndex(admission.server_index),
+            job_toml: admission.job_toml,
+        },
+        Wire::Place(place) => {
+            let manifest = read_manifest(place.manifest)?;
+            let placement = read_placement(place.placement, &manifest)?;
+            Order::Place { manifest, placement }
+        }
+        Wire::Initialize(contribution) => Order::Initialize(read_contribution(contribution)?),
+        Wire::Halt(refusal) => Order::Halt(refusal.into()),
+        Wire::Finish(finished) => Order::Finish(Step(finished.step)),
+    })
+}
+
+impl From<Report> for v1::ServerReport {
+    fn from(report: Report) -> v1::ServerReport {
+        use v1::server_report::Report as Wire;
+        let report = match report {
+            Report::Register { hello, url } => {
+                Wire::Registration(v1::Registration { hello: Some((&hello).into()), url })
+            }
+            Report::Placed(placement_version) => Wire::Placed(v1::Placed { placement_version }),
+            Report::Complete(step) => Wire::StepComplete(v1::StepComplete { step: step.0 }),
+            Report::Halted(refusal) => Wire::Halted(refusal.into()),
+        };
+        v1::ServerReport { report: Some(report) }
+    }
+}
+
+/// Reads a report.
+///
+/// # Errors
+/// A [`Refusal`] of what is malformed.
+pub fn read_report(wire: v1::ServerReport) -> Result<Report, Refusal> {
+    use v1::server_report::Report as Wire;
+    Ok(match required(wire.report, "report")? {
+        Wire::Registration(registration) => {
+            Report::Register { hello: read_hello(registration.hello)?, url: registration.url }
+        }
+        Wire::Placed(placed) => Report::Placed(placed.placement_version),
+        Wire::StepComplete(complete) => Report::Complete(Step(complete.step)),
+        Wire::Halted(refusal) => Report::Halted(refusal.into()),
     })
 }
 

@@ -1,0 +1,80 @@
+//! What the lead tells workers and servers, and what they tell the lead.
+
+use crate::contribution::Contribution;
+use crate::hello::Hello;
+use crate::ids::{ServerIndex, Step};
+use crate::manifest::Manifest;
+use crate::placement::Placement;
+use crate::refusal::Refusal;
+use crate::slots::SlotRange;
+
+/// The slots a worker computes from a step on, until its next assignment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Rises with every change; an older one that arrives late is ignored.
+    pub epoch: u64,
+    /// First step it holds for; a step already under way counts too.
+    pub from_step: Step,
+    /// Nodes of the slot tree; none for a spare.
+    pub nodes: Vec<SlotRange>,
+    /// This worker sends the initial weights.
+    pub initialize: bool,
+}
+
+/// From the lead to a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// New slots.
+    Assignment(Assignment),
+    /// The worker was taken for dead.
+    Fenced(Refusal),
+    /// The last step is complete on every server.
+    Finished(Step),
+    /// The job has ended without finishing.
+    Stopped(Refusal),
+}
+
+/// From the lead to a server.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Order {
+    /// Taken in: the job, and the server's place in it.
+    Admit {
+        /// Who leads.
+        lead: Hello,
+        /// The server's index.
+        index: ServerIndex,
+        /// The whole job file.
+        job_toml: String,
+    },
+    /// Hold these blocks.
+    Place {
+        /// The model.
+        manifest: Manifest,
+        /// Who holds what.
+        placement: Placement,
+    },
+    /// Initial weights of one block, from a file.
+    Initialize(Contribution),
+    /// The job has stopped: take nothing more.
+    Halt(Refusal),
+    /// The job is over and everyone has what they need: exit.
+    Finish(Step),
+}
+
+/// From a server to the lead.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// Wants to serve, reachable at a URL.
+    Register {
+        /// Who it is.
+        hello: Hello,
+        /// Its URL.
+        url: String,
+    },
+    /// Holds the blocks of a placement version.
+    Placed(u64),
+    /// All its blocks are complete at a step.
+    Complete(Step),
+    /// It met an error that ends the job.
+    Halted(Refusal),
+}
