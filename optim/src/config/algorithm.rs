@@ -1,0 +1,94 @@
+//! The update rules and the choices inside them.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// An update rule. w weight, g gradient after the pipeline, t update number from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// Kingma & Ba, arXiv 1412.6980; `AdamW` with decoupled decay (arXiv 1711.05101).
+    #[default]
+    Adam,
+    /// Plain gradient descent, with momentum and Nesterov if asked.
+    Sgd,
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Adam => "adam",
+            Self::Sgd => "sgd",
+        })
+    }
+}
+
+/// Where eps stands. bc1 = 1 - beta1^t, bc2 = 1 - beta2^t.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EpsPlacement {
+    /// u = lr (m/bc1) / (sqrt(v/bc2 + eps_root) + eps): PyTorch, optax, the paper's algorithm 1.
+    #[default]
+    Corrected,
+    /// u = lr sqrt(bc2)/bc1 m / (sqrt(v) + eps), "eps hat": TensorFlow, Keras, `MXNet`, Caffe.
+    Uncorrected,
+}
+
+/// What t counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepCounter {
+    /// The gradients this tensor has received.
+    #[default]
+    PerTensor,
+    /// The updates of the job.
+    Global,
+}
+
+/// Where a system rounds its betas. Matters: f32(0.999) gives 1 - beta2 = 0.00100004673.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HyperRounding {
+    /// Rounding of beta before 1 - beta is taken for the moments.
+    #[serde(default)]
+    pub moments: MomentRounding,
+    /// Rounding of beta^t in bias correction.
+    #[serde(default)]
+    pub bias_correction: BiasRounding,
+}
+
+/// Rounding of beta in the moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MomentRounding {
+    /// None.
+    #[default]
+    F64,
+    /// beta is rounded to f32 first (`MXNet`, Caffe, TensorFlow 1).
+    F32,
+}
+
+/// Rounding of beta^t.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BiasRounding {
+    /// None.
+    #[default]
+    F64,
+    /// The power of the f32-rounded beta (Keras, optax, Caffe).
+    F32,
+    /// An f32 variable multiplied by f32(beta) once a step (TensorFlow 1).
+    F32RunningProduct,
+}
+
+/// Where lr meets the momentum buffer. They differ whenever lr changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MomentumForm {
+    /// buf = mu buf + (1 - dampening) g, u = lr buf; the first step stores g undamped (PyTorch).
+    #[default]
+    LrOutside,
+    /// buf = mu buf + lr g, u = buf (Caffe, `MXNet`, Loshchilov & Hutter's SGDW).
+    LrInside,
+}

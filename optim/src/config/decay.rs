@@ -1,0 +1,73 @@
+//! Weight decay, with every choice named.
+
+use crate::schedule::ScheduleConfig;
+use serde::{Deserialize, Serialize};
+
+/// How weights shrink. Write all of it; a preset fills it in.
+///
+/// For `decoupled`, w loses d w, with d by `scaled_by`. For `l2` the gradient gains
+/// value * decay_mult * w, for `l1` value * decay_mult * sign(w), at their place in the gradient
+/// pipeline.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightDecayConfig {
+    /// Where decay enters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<DecayMode>,
+    /// Its strength wd: a number or a schedule of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<ScheduleConfig>,
+    /// What multiplies wd (decoupled only; lr).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaled_by: Option<DecayScale>,
+    /// When w shrinks, relative to the update (decoupled only; before).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<DecayOrder>,
+    /// The multiplier eta of `scaled_by = "schedule"`; lr / (its base) when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleConfig>,
+}
+
+/// Where decay enters the update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecayMode {
+    /// Nowhere.
+    #[default]
+    None,
+    /// Into the gradient, as wd w ("coupled"; Adam's second moment then divides it away).
+    L2,
+    /// Into the gradient, as wd sign(w), with sign(0) = 0.
+    L1,
+    /// Off the weight, beside the update (Loshchilov & Hutter, arXiv 1711.05101).
+    Decoupled,
+}
+
+/// What multiplies the decay value of `mode = "decoupled"`. Each is times decay_mult.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DecayScale {
+    /// d = lr lr_mult wd: PyTorch, Keras, optax, BERT.
+    #[default]
+    Lr,
+    /// d = lr lr_mult sqrt(1 - beta2^t) / (1 - beta1^t) wd: `MXNet` 0.7.
+    CorrectedLr,
+    /// d = eta wd with eta the schedule's multiplier alone: the paper, `MXNet` contrib.
+    Schedule,
+    /// d = wd: TensorFlow contrib, the second-SGD trick.
+    Nothing,
+}
+
+/// When the weight shrinks. u is the update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecayOrder {
+    /// w1 = w - d w, then w1 - u.
+    #[default]
+    Before,
+    /// w - (u + d w): the same in exact arithmetic, with one rounding less.
+    Fused,
+    /// w1 = w - u, then w1 - d w1: not the same.
+    After,
+}

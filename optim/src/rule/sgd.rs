@@ -1,0 +1,173 @@
+//! Stochastic gradient descent, with momentum and Nesterov's look-ahead if asked.
+//!
+//! State: none without momentum; with it the buffer m, 4 bytes per parameter.
+//! `lr_outside` (PyTorch): m = mu m + (1 - dampening) g, undamped at the tensor's first update;
+//! u = lr m, or lr (g + mu m) with Nesterov. `lr_inside` (Caffe, MXNet, Loshchilov & Hutter's
+//! algorithm 1): m = mu m + lr g; u = m, or lr g + mu m with Nesterov (Caffe's NesterovSolver).
+
+use super::moments::to_f32;
+use super::{Slices, exactly};
+use crate::apply::{Apply, DecayStep, dispatched, with_order};
+use crate::config::{MomentumForm, OptimizerConfig};
+use crate::error::ConfigError;
+use crate::plane::PlaneSpec;
+
+/// SGD's choices.
+#[derive(Debug, Clone)]
+pub(crate) struct Sgd {
+    momentum: f64,
+    dampening: f64,
+    form: MomentumForm,
+    nesterov: bool,
+}
+
+/// SGD's numbers for one step: m = keep m + gain g; u = of_gradient g + of_buffer m.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct SgdStep {
+    buffered: bool,
+    nesterov: bool,
+    keep: f32,
+    gain: f32,
+    of_gradient: f32,
+    of_buffer: f32,
+}
+
+impl Sgd {
+    pub(crate) fn new(config: &OptimizerConfig) -> Result<Self, ConfigError> {
+        let sgd = Self {
+            momentum: config.momentum.unwrap_or(0.0),
+            dampening: config.dampening.unwrap_or(0.0),
+            form: config.momentum_form.unwrap_or_default(),
+            nesterov: config.nesterov.unwrap_or(false),
+        };
+        for (field, value) in [("momentum", sgd.momentum), ("dampening", sgd.dampening)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(ConfigError::range(field, "at least 0 and below 1", value));
+            }
+        }
+        let without = |left: &str, reason| {
+            Err(ConfigError::Conflict {
+                left: left.into(),
+                right: format!("momentum = {}, {:?}", sgd.momentum, sgd.form).to_lowercase(),
+                reason,
+            })
+        };
+        if sgd.momentum == 0.0 && (sgd.nesterov || sgd.dampening != 0.0) {
+            return without("nesterov or dampening", "both shape a momentum buffer");
+        }
+        if sgd.form == MomentumForm::LrInside && sgd.dampening != 0.0 {
+            return without("dampening", "only the lr_outside form has dampening");
+        }
+        Ok(sgd)
+    }
+
+    pub(crate) fn planes(&self) -> Vec<PlaneSpec> {
+        let buffered = self.momentum != 0.0;
+        buffered.then(|| PlaneSpec::zeroed("m")).into_iter().collect()
+    }
+
+    pub(crate) fn step(&self, lr: f64, updates: u64) -> SgdStep {
+        let first = updates == 1;
+        let undamped = if first { 1.0 } else { 1.0 - self.dampening };
+        let (gain, out) = match self.form {
+            MomentumForm::LrOutside => (undamped, lr),
+            MomentumForm::LrInside => (lr, 1.0),
+        };
+        let look_ahead = if self.nesterov { self.momentum } else { 1.0 };
+        SgdStep {
+            buffered: self.momentum != 0.0,
+            nesterov: self.nesterov,
+            keep: to_f32(self.momentum),
+            gain: to_f32(gain),
+            of_gradient: to_f32(lr),
+            of_buffer: to_f32(out * look_ahead),
+        }
+    }
+}
+
+impl SgdStep {
+    pub(crate) fn update(&self, decay: DecayStep, slices: Slices<'_>, planes: &mut [&mut [f32]]) {
+        if self.buffered {
+            let [m] = exactly(planes);
+            let m = slices.of(m);
+            let Slices { weights, next, gradient, .. } = slices;
+            return momentum::run(self, decay, weights, next, m, gradient);
+        }
+        let Slices { weights, next, gradient, .. } = slices;
+        plain::run(self, decay, weights, next, gradient);
+    }
+}
+
+/// Without a buffer.
+mod plain {
+    use super::*;
+
+    #[inline(always)]
+    fn body<A: Apply>(apply: A, (step, d): (&SgdStep, f32), weights: &[f32], next: &mut [f32], gradient: &[f32]) {
+        for ((next, w), g) in next.iter_mut().zip(weights).zip(gradient) {
+            *next = apply.apply(*w, step.of_gradient * g, d);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn portable(step: &SgdStep, decay: DecayStep, weights: &[f32], next: &mut [f32], gradient: &[f32]) {
+        with_order!(decay.order, apply =>
+            body(apply, (step, decay.factor), weights, next, gradient));
+    }
+
+    dispatched!(run => portable(
+        step: &SgdStep,
+        decay: DecayStep,
+        weights: &[f32],
+        next: &mut [f32],
+        gradient: &[f32],
+    ));
+}
+
+/// With a buffer.
+mod momentum {
+    use super::*;
+
+    #[inline(always)]
+    fn body<A: Apply>(
+        apply: A,
+        (step, d): (&SgdStep, f32),
+        weights: &[f32],
+        next: &mut [f32],
+        m: &mut [f32],
+        gradient: &[f32],
+    ) {
+        let n = next.len();
+        let (weights, gradient, m) = (&weights[..n], &gradient[..n], &mut m[..n]);
+        for i in 0..n {
+            m[i] = step.keep * m[i] + step.gain * gradient[i];
+            let mut u = step.of_buffer * m[i];
+            if step.nesterov {
+                u += step.of_gradient * gradient[i];
+            }
+            next[i] = apply.apply(weights[i], u, d);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn portable(
+        step: &SgdStep,
+        decay: DecayStep,
+        weights: &[f32],
+        next: &mut [f32],
+        m: &mut [f32],
+        gradient: &[f32],
+    ) {
+        with_order!(decay.order, apply =>
+            body(apply, (step, decay.factor), weights, next, m, gradient));
+    }
+
+    dispatched!(run => portable(
+        step: &SgdStep,
+        decay: DecayStep,
+        weights: &[f32],
+        next: &mut [f32],
+        m: &mut [f32],
+        gradient: &[f32],
+    ));
+}

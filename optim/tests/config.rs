@@ -1,0 +1,94 @@
+//! The configuration: strict, round-tripping, and refused with a reason when it cannot hold.
+
+use halflife_optim::{ConfigError, Optimizer, OptimizerConfig};
+
+const FULL: &str = r#"
+    algorithm = "adam"
+    betas = [0.9, 0.95]
+    eps = 1e-8
+    eps_placement = "corrected"
+    lr = { kind = "warmup", steps = 10, then = { kind = "cosine", base = 1e-3 } }
+    weight_decay = { mode = "decoupled", value = 0.1, scaled_by = "lr", order = "before" }
+
+    [[groups]]
+    name = "spared"
+    patterns = ["bias$", "norm"]
+    decay_mult = 0.0
+
+    [[groups]]
+    name = "late"
+    patterns = ["bias"]
+    lr_mult = 2.0
+"#;
+
+fn build(text: &str) -> Result<Optimizer, ConfigError> {
+    let config: OptimizerConfig = toml::from_str(text).unwrap_or_else(|e| panic!("{e}"));
+    Optimizer::new(&config, 100)
+}
+
+fn refusal(text: &str) -> String {
+    build(text).expect_err(text).to_string()
+}
+
+#[test]
+fn a_full_configuration_round_trips() {
+    let config: OptimizerConfig = toml::from_str(FULL).unwrap();
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(toml::from_str::<OptimizerConfig>(&text).unwrap(), config);
+}
+
+#[test]
+fn unknown_keys_are_named() {
+    for (text, key) in [
+        ("lr = 1.0\nbeta = 0.9", "beta"),
+        ("lr = { kind = \"cosine\", base = 1.0, stepz = 3 }", "stepz"),
+        ("lr = 1.0\nweight_decay = { mode = \"none\", x = 1 }", "x"),
+        ("lr = 1.0\n[[groups]]\nname = \"a\"\npattern = \"b\"", "pattern"),
+        ("lr = 1.0\ngradient = [{ op = \"rescale\", by = 1.0, to = 2.0 }]", "to"),
+    ] {
+        let error = toml::from_str::<OptimizerConfig>(text).unwrap_err();
+        assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
+    }
+}
+
+#[test]
+fn the_first_matching_group_wins() {
+    let optimizer = build(FULL).unwrap();
+    let rule = optimizer.tensor("layer.bias", &[4]);
+    assert_eq!(rule.group(), Some("spared"));
+    assert!(!rule.decays());
+    let rule = optimizer.tensor("bias_table", &[4, 4]);
+    assert_eq!((rule.group(), rule.lr_mult()), (Some("late"), 2.0));
+    let rule = optimizer.tensor("kernel", &[4, 4]);
+    assert_eq!((rule.group(), rule.decays()), (None, true));
+}
+
+#[test]
+fn what_cannot_hold_is_refused_with_its_field() {
+    for (text, part) in [
+        ("lr = -0.1", "lr: expected"),
+        ("lr = { kind = \"linear\", base = -1.0 }", "lr.base"),
+        ("lr = nan", "lr: expected"),
+        ("lr = 1.0\nbetas = [1.0, 0.9]", "betas[0]"),
+        ("lr = 1.0\nbetas = [0.9, -0.1]", "betas[1]"),
+        ("lr = 1.0\neps = 0.0", "eps: expected"),
+        ("lr = 1.0\neps = inf", "eps: expected"),
+        ("lr = 1.0\neps = 1e-50", "eps: expected"),
+        ("lr = 1.0\nmomentum = 0.9", "momentum is set, but algorithm = adam"),
+        ("lr = 1.0\nalgorithm = \"sgd\"\nbetas = [0.9, 0.9]", "betas is set"),
+        ("lr = 1.0\nalgorithm = \"sgd\"\nnesterov = true", "nesterov"),
+        ("lr = 1.0\nweight_decay = { value = 0.1 }", "weight_decay.mode is missing"),
+        ("lr = 1.0\nweight_decay = { mode = \"l2\" }", "weight_decay.value is missing"),
+        ("lr = 1.0\nweight_decay = { mode = \"l2\", value = 0.1, order = \"after\" }", "weight_decay.order is set"),
+        ("lr = 1.0\nweight_decay = { mode = \"decoupled\", value = -0.1 }", "weight_decay.value: expected"),
+        ("lr = 1.0\ngradient = [{ op = \"l2\" }]", "cannot be combined"),
+        ("lr = 1.0\n[[groups]]\nname = \"g\"\npatterns = [\"(\"]", "not a regular expression"),
+        ("lr = 1.0\n[[groups]]\nname = \"g\"", "groups.g.patterns is missing"),
+        ("lr = 1.0\n[[groups]]\nname = \"g\"\nrank_max = 1\nlr_mult = -1.0", "groups.g.lr_mult"),
+        ("lr = { kind = \"table\", values = [] }", "lr.values"),
+        ("lr = { kind = \"step\", base = 1.0, every = 0, gamma = 0.1 }", "lr.every"),
+    ] {
+        let error = refusal(text);
+        assert!(error.contains(part), "{text}\n{error}");
+    }
+}
