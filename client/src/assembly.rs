@@ -1,0 +1,302 @@
+//! Assembles received blocks into versions of the whole weights. No I/O.
+//!
+//! Blocks are copied into the arena of the *next* version; when every block that changes carries
+//! the same step, the arena becomes a version and is never written again. A newer block simply
+//! overwrites an older one, so a spare that is too slow may skip versions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use halflife_proto::contribution::BlockWeights;
+use halflife_proto::ids::{Generation, ServerIndex, Step};
+
+use crate::block_plan::{BlockPlan, PlannedBlock};
+use crate::error::WeightsViolation;
+use crate::weights::WeightsVersion;
+
+/// Superseded versions kept until their readers are done, so that their arena is used again.
+const RETIRED_MAX: usize = 2;
+
+/// The version being assembled and what is left of the ones before.
+pub(crate) struct Assembly {
+    plan: Arc<BlockPlan>,
+    generation: Generation,
+    last_step: Step,
+    elements: usize,
+    /// Arena of the next version; `None` until a block of it arrives.
+    next: Option<Vec<f32>>,
+    lr: f64,
+    decay: f64,
+    /// Newest step received, by block number.
+    received: Vec<Option<Step>>,
+    missing: usize,
+    /// Blocks that change, by the newest step received of them.
+    tally: BTreeMap<Step, usize>,
+    published: Option<Arc<WeightsVersion>>,
+    retired: Vec<Arc<WeightsVersion>>,
+}
+
+impl Assembly {
+    /// Nothing received yet, in a job that ends at `last_step`.
+    pub(crate) fn new(plan: Arc<BlockPlan>, elements: usize, generation: Generation, last_step: Step) -> Assembly {
+        let blocks = plan.blocks().len();
+        Assembly {
+            plan,
+            generation,
+            last_step,
+            elements,
+            next: None,
+            lr: 0.0,
+            decay: 0.0,
+            received: vec![None; blocks],
+            missing: blocks,
+            tally: BTreeMap::new(),
+            published: None,
+            retired: Vec::new(),
+        }
+    }
+
+    /// Takes in one block from `server`; a version when it was the last one missing.
+    ///
+    /// # Errors
+    /// [`WeightsViolation`] for weights that do not fit; nothing has changed then.
+    pub(crate) fn receive(
+        &mut self,
+        server: ServerIndex,
+        weights: &BlockWeights,
+    ) -> Result<Option<Arc<WeightsVersion>>, WeightsViolation> {
+        let plan = Arc::clone(&self.plan);
+        let (number, block) = check_fit(&plan, self.generation, server, weights)?;
+        let is_new = match self.received[number] {
+            None => true,
+            Some(_) if block.frozen => false,
+            Some(newest) if weights.step < newest => {
+                return Err(WeightsViolation::StepBack { block: block.id, expected: newest, found: weights.step });
+            }
+            Some(newest) => weights.step > newest,
+        };
+        if weights.step > self.last_step {
+            let (expected, found) = (self.last_step, weights.step);
+            return Err(WeightsViolation::StepBeyond { block: block.id, expected, found });
+        }
+        if !is_new {
+            return Ok(None);
+        }
+        self.copy(number, block, weights);
+        self.count(number, block, weights.step);
+        Ok(self.complete_step().map(|step| self.publish(step)))
+    }
+
+    /// Whether everything from `server` is of `step` or later: it owes nothing more up to there.
+    pub(crate) fn has_all_of(&self, server: ServerIndex, step: Step) -> bool {
+        self.plan.numbers_of_server(server).iter().all(|number| {
+            let block = &self.plan.blocks()[*number];
+            self.received[*number].is_some_and(|received| block.frozen || received >= step)
+        })
+    }
+
+    /// The oldest step among the newest of every block, when they differ, none is missing, and that
+    /// step was not published: a version that was skipped.
+    pub(crate) fn torn_at(&self) -> Option<Step> {
+        let oldest = self.tally.keys().next().copied()?;
+        let torn = self.missing == 0 && self.tally.len() > 1;
+        let skipped = self.published.as_ref().is_none_or(|published| published.step < oldest);
+        (torn && skipped).then_some(oldest)
+    }
+
+    fn copy(&mut self, number: usize, block: &PlannedBlock, weights: &BlockWeights) {
+        let mut next = self.next.take().unwrap_or_else(|| self.fresh_arena());
+        bytemuck::cast_slice_mut::<f32, u8>(&mut next[block.arena.clone()]).copy_from_slice(&weights.data);
+        self.next = Some(next);
+        if self.plan.first_trainable() == Some(number) {
+            (self.lr, self.decay) = (weights.lr, weights.decay);
+        }
+    }
+
+    fn count(&mut self, number: usize, block: &PlannedBlock, step: Step) {
+        let before = self.received[number].replace(step);
+        if before.is_none() {
+            self.missing -= 1;
+        }
+        if block.frozen {
+            return;
+        }
+        *self.tally.entry(step).or_default() += 1;
+        if let Some(before) = before
+            && let Some(count) = self.tally.get_mut(&before)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.tally.remove(&before);
+            }
+        }
+    }
+
+    fn complete_step(&self) -> Option<Step> {
+        match (self.missing, self.tally.len()) {
+            // A model of frozen tensors alone stays as it was initialized.
+            (0, 0) => Some(Step::ZERO),
+            (0, 1) => self.tally.keys().next().copied(),
+            _ => None,
+        }
+    }
+
+    fn publish(&mut self, step: Step) -> Arc<WeightsVersion> {
+        let values = self.next.take().expect("a block was copied into the arena just now");
+        let version = Arc::new(WeightsVersion { step, values, lr: self.lr, decay: self.decay });
+        if let Some(superseded) = self.published.replace(Arc::clone(&version)) {
+            if self.retired.len() == RETIRED_MAX {
+                self.retired.remove(0);
+            }
+            self.retired.push(superseded);
+        }
+        version
+    }
+
+    /// An arena whose frozen blocks are filled in: of a version nobody reads any more, or new.
+    fn fresh_arena(&mut self) -> Vec<f32> {
+        for index in (0..self.retired.len()).rev() {
+            match Arc::try_unwrap(self.retired.swap_remove(index)) {
+                Ok(version) => return version.values,
+                Err(in_use) => self.retired.push(in_use),
+            }
+        }
+        let mut arena = vec![0.0; self.elements];
+        if let Some(published) = &self.published {
+            for block in self.plan.blocks().iter().filter(|block| block.frozen) {
+                arena[block.arena.clone()].copy_from_slice(&published.values[block.arena.clone()]);
+            }
+        }
+        arena
+    }
+}
+
+/// Checks what does not depend on what was received before: block, owner, size, generation.
+pub(crate) fn check_fit<'a>(
+    plan: &'a BlockPlan,
+    generation: Generation,
+    server: ServerIndex,
+    weights: &BlockWeights,
+) -> Result<(usize, &'a PlannedBlock), WeightsViolation> {
+    let id = weights.block;
+    let number = plan.number_of(id).ok_or(WeightsViolation::UnknownBlock { block: id })?;
+    let block = &plan.blocks()[number];
+    if block.server != server {
+        return Err(WeightsViolation::NotOwner { block: id, expected: block.server, found: server });
+    }
+    let expected = block.arena_bytes().len();
+    if weights.data.len() != expected {
+        return Err(WeightsViolation::WrongSize { block: id, expected, found: weights.data.len() });
+    }
+    if weights.generation != generation {
+        let (expected, found) = (generation.0, weights.generation.0);
+        return Err(WeightsViolation::WrongGeneration { block: id, expected, found });
+    }
+    Ok((number, block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block_plan::example;
+    use bytes::Bytes;
+    use halflife_proto::blocks::BlockId;
+    use halflife_proto::ids::TensorIndex;
+
+    const GENERATION: Generation = Generation(3);
+
+    fn assembly() -> Assembly {
+        let (layout, plan) = example::plan();
+        Assembly::new(Arc::new(plan), layout.elements(), GENERATION, Step(9))
+    }
+
+    /// Block `number` of `step`, every element 100 x number + step.
+    fn block(assembly: &Assembly, number: usize, step: u64) -> (ServerIndex, BlockWeights) {
+        let planned = &assembly.plan.blocks()[number];
+        let values = vec![(100 * number) as f32 + step as f32; planned.arena.len()];
+        let data = Bytes::from(bytemuck::cast_slice::<f32, u8>(&values).to_vec());
+        let (lr, decay) = (step as f64, number as f64);
+        (planned.server, BlockWeights { block: planned.id, generation: GENERATION, step: Step(step), data, lr, decay })
+    }
+
+    fn receive(assembly: &mut Assembly, number: usize, step: u64) -> Option<Arc<WeightsVersion>> {
+        let (server, weights) = block(assembly, number, step);
+        assembly.receive(server, &weights).unwrap()
+    }
+
+    fn receive_all(assembly: &mut Assembly, numbers: &[usize], step: u64) -> Option<Arc<WeightsVersion>> {
+        numbers.iter().fold(None, |version, number| receive(assembly, *number, step).or(version))
+    }
+
+    #[test]
+    fn a_version_is_published_when_every_block_that_changes_is_of_one_step() {
+        let mut assembly = assembly();
+        assert_eq!(receive_all(&mut assembly, &[4, 2, 0, 3], 0), None);
+        let version = receive(&mut assembly, 1, 0).unwrap();
+        assert_eq!(version.values, [0.0, 0.0, 100.0, 100.0, 200.0, 200.0, 300.0, 400.0]);
+        assert_eq!(receive_all(&mut assembly, &[3, 1, 2], 1), None);
+        let version = receive(&mut assembly, 4, 1).unwrap();
+        assert_eq!(version.values, [0.0, 0.0, 101.0, 101.0, 201.0, 201.0, 301.0, 401.0]);
+        assert_eq!((version.step, version.lr, version.decay), (Step(1), 1.0, 1.0));
+    }
+
+    #[test]
+    fn a_published_version_never_changes_and_its_arena_is_used_again_when_free() {
+        let mut assembly = assembly();
+        let first = receive_all(&mut assembly, &[0, 1, 2, 3, 4], 0).unwrap();
+        let before = first.values.clone();
+        let second = receive_all(&mut assembly, &[1, 2, 3, 4], 1).unwrap();
+        let third = receive_all(&mut assembly, &[1, 2, 3, 4], 2).unwrap();
+        assert_eq!(first.values, before);
+        let (free, kept) = (first.values.as_ptr(), third.values[0..2].to_vec());
+        drop((first, second));
+        let fourth = receive_all(&mut assembly, &[1, 2, 3, 4], 3).unwrap();
+        let fifth = receive_all(&mut assembly, &[1, 2, 3, 4], 4).unwrap();
+        assert!([&fourth, &fifth].iter().any(|version| version.values.as_ptr() == free));
+        assert_eq!(fifth.values[0..2], kept, "frozen blocks come along");
+    }
+
+    #[test]
+    fn a_slow_reader_skips_versions_and_can_tell() {
+        let mut assembly = assembly();
+        receive_all(&mut assembly, &[0, 1, 2, 3, 4], 0).unwrap();
+        assert_eq!(assembly.torn_at(), None);
+        receive_all(&mut assembly, &[2, 4], 1);
+        assert_eq!(assembly.torn_at(), None, "step 0 is at hand");
+        receive_all(&mut assembly, &[2, 4], 2);
+        receive_all(&mut assembly, &[1, 3], 1);
+        assert_eq!(assembly.torn_at(), Some(Step(1)));
+        assert!(assembly.has_all_of(ServerIndex(1), Step(1)) && !assembly.has_all_of(ServerIndex(1), Step(2)));
+        assert_eq!(receive_all(&mut assembly, &[1, 3], 2).unwrap().step, Step(2));
+    }
+
+    #[test]
+    fn the_same_block_again_changes_nothing() {
+        let mut assembly = assembly();
+        let version = receive_all(&mut assembly, &[0, 1, 2, 3, 4], 5).unwrap();
+        assert_eq!(receive_all(&mut assembly, &[0, 1, 2, 3, 4], 5), None);
+        assert_eq!(receive(&mut assembly, 0, 0), None, "a frozen block is of any step");
+        assert_eq!(version.step, Step(5));
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_are_refused_by_what_is_wrong() {
+        let mut assembly = assembly();
+        receive_all(&mut assembly, &[0, 1, 2, 3, 4], 5);
+        let (server, good) = block(&assembly, 1, 6);
+        let unknown = BlockId { tensor: TensorIndex(2), index: 0 };
+        for (found, expected) in [
+            (BlockWeights { block: unknown, ..good.clone() }, "found block 2/0"),
+            (BlockWeights { data: good.data.slice(1..), ..good.clone() }, "expected 8 bytes, found 7"),
+            (BlockWeights { generation: Generation(2), ..good.clone() }, "expected generation 3, found 2"),
+            (BlockWeights { step: Step(4), ..good.clone() }, "expected step 5 or later, found step 4"),
+            (BlockWeights { step: Step(10), ..good.clone() }, "expected step 9 at most, found step 10"),
+        ] {
+            let violation = assembly.receive(server, &found).unwrap_err().to_string();
+            assert!(violation.contains(expected), "{violation}");
+        }
+        let violation = assembly.receive(ServerIndex(0), &good).unwrap_err().to_string();
+        assert!(violation.contains("expected from server 1, found from server 0"), "{violation}");
+        assert_eq!(receive_all(&mut assembly, &[1, 2, 3, 4], 6).unwrap().step, Step(6), "state unchanged");
+    }
+}

@@ -1,0 +1,395 @@
+//! A worker that has joined: asks for work, sends gradients, receives weights.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use halflife_proto::hello::Hello;
+use halflife_proto::ids::{ServerIndex, Step};
+use halflife_proto::job::JobDescription;
+use halflife_proto::manifest::Manifest;
+use halflife_proto::slots::SlotRange;
+use halflife_proto::v1;
+use halflife_proto::v1::control_client::ControlClient;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::assembler::{self, Arrival, assemble};
+use crate::assembly::Assembly;
+use crate::block_plan::BlockPlan;
+use crate::buffer_pool::BufferPool;
+use crate::connection::call;
+use crate::error::{ClientError, Weight};
+use crate::gradient::NodeGradient;
+use crate::heartbeat;
+use crate::layout::Layout;
+use crate::lead::{Admission, Lead};
+use crate::node_sum::is_nonfinite;
+use crate::pull::{Puller, is_other_step_worth_asking};
+use crate::retry::Backoff;
+use crate::server_stream::{self, ServerStream};
+use crate::session::{Session, SessionHandle};
+use crate::shipment::Shipment;
+use crate::weights::WeightsVersion;
+use crate::work::{Decision, WorkState};
+
+/// How long a broken stream waits for a notice that explains it.
+const EXPLANATION_WAIT: Duration = Duration::from_millis(500);
+/// How long a skipped version may still be overtaken by a complete one, before it is pulled.
+const TORN_PATIENCE: Duration = Duration::from_millis(250);
+/// How long leaving may take: a worker told to end does so at once.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a worker does next.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Make the initial weights and give them to [`Member::initialize`].
+    Initialize,
+    /// Compute these nodes of `step` and give each to [`Member::contribute`].
+    Compute {
+        /// The step they make up.
+        step: Step,
+        /// Nodes of the slot tree, not empty.
+        nodes: Vec<SlotRange>,
+        /// The weights of step `step - 1`.
+        weights: Arc<WeightsVersion>,
+    },
+    /// The job is done.
+    Finished {
+        /// Its result.
+        weights: Arc<WeightsVersion>,
+    },
+}
+
+/// Membership in a job, until dropped. Its tasks end with it.
+#[derive(Debug)]
+pub struct Member {
+    lead_url: String,
+    control: ControlClient<Channel>,
+    hello: Hello,
+    job: JobDescription,
+    number: u32,
+    layout: Arc<Layout>,
+    plan: Arc<BlockPlan>,
+    buffers: BufferPool,
+    urls: Arc<[String]>,
+    session: SessionHandle,
+    streams: Vec<ServerStream>,
+    tasks: JoinSet<()>,
+}
+
+/// What the member sees at one look at the session.
+enum Sight {
+    Work(Work),
+    Failure,
+    /// Work would be there, had a version not been skipped.
+    Torn(Step),
+    Nothing,
+}
+
+impl Member {
+    /// Opens the heartbeat stream, then the stream to every server.
+    pub(crate) async fn open(lead: Lead, manifest: &Manifest, admission: Admission) -> Result<Member, ClientError> {
+        let Admission { hello, job, tree, placement, urls, step, number, assignment, heartbeat_every } = admission;
+        let layout = Arc::new(Layout::new(manifest));
+        let mut work = WorkState::new(tree, job.steps);
+        if let Some(assignment) = assignment {
+            let bad = |refusal| ClientError::bad_message(&lead.url, refusal);
+            work.assign(assignment).map_err(bad)?;
+        }
+        let mut member = Member {
+            lead_url: lead.url,
+            control: lead.control,
+            number,
+            plan: Arc::new(BlockPlan::new(manifest, &layout, &placement)),
+            buffers: BufferPool::new(layout.elements()),
+            urls,
+            session: SessionHandle::new(work),
+            streams: Vec::new(),
+            tasks: JoinSet::new(),
+            hello,
+            job,
+            layout,
+        };
+        let give_up_after = lead.options.give_up_after;
+        member.start_heartbeat(heartbeat_every, give_up_after).await?;
+        let arrivals = member.start_assembler();
+        for index in 0..member.urls.len() {
+            member.start_stream(ServerIndex(index as u32), step, &arrivals, give_up_after).await?;
+        }
+        Ok(member)
+    }
+
+    /// Where each tensor lies in weights and gradients.
+    #[must_use]
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// What the job is.
+    #[must_use]
+    pub fn job(&self) -> &JobDescription {
+        &self.job
+    }
+
+    /// This worker's number in the job, for people.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Arenas for gradients: those of sent gradients come back here.
+    #[must_use]
+    pub fn buffers(&self) -> &BufferPool {
+        &self.buffers
+    }
+
+    /// Waits for something to do. Nodes are handed out until they are contributed or their step is
+    /// over; a worker without slots waits until it gets some or the job is done.
+    ///
+    /// # Errors
+    /// When this worker was fenced, the job stopped, or a server or the lead was lost; the same again
+    /// at every later call. After the job is done nothing is lost.
+    pub async fn next_work(&mut self) -> Result<Work, ClientError> {
+        let mut changes = self.session.subscribe();
+        loop {
+            let sight = see(&changes.borrow_and_update());
+            match sight {
+                Sight::Work(work) => return Ok(work),
+                Sight::Failure => {
+                    if let Some(failure) = self.explain_failure().await {
+                        return Err(failure);
+                    }
+                }
+                Sight::Torn(step) => {
+                    if tokio::time::timeout(TORN_PATIENCE, changes.changed()).await.is_err() {
+                        self.pull_skipped(step).await;
+                    }
+                }
+                // The sender lives as long as `self`.
+                Sight::Nothing => drop(changes.changed().await),
+            }
+        }
+    }
+
+    /// Sends the initial weights, of every tensor (also frozen ones and buffers).
+    ///
+    /// # Errors
+    /// [`ClientError::BadContribution`] for weights of another size or with NaN or infinity; as
+    /// [`Member::next_work`].
+    pub async fn initialize(&mut self, weights: Vec<f32>) -> Result<(), ClientError> {
+        self.check_arena("initial weights", &weights)?;
+        if is_nonfinite(&weights) {
+            let (expected, found) = ("finite values".to_owned(), "NaN or infinity".to_owned());
+            return Err(ClientError::BadContribution { what: "initial weights", expected, found });
+        }
+        self.send(Shipment::initial(weights, &self.buffers)).await?;
+        self.session.change(|session| session.work.note_initialized());
+        Ok(())
+    }
+
+    /// Sends the gradient of one node of `step`. Returns when it is queued for every server.
+    ///
+    /// # Errors
+    /// [`ClientError::BadContribution`] for a gradient that does not fit the job; as
+    /// [`Member::next_work`].
+    pub async fn contribute(&mut self, step: Step, node: SlotRange, sum: NodeGradient) -> Result<(), ClientError> {
+        self.check_gradient(step, node, &sum)?;
+        self.send(Shipment::gradient(step, node, sum, &self.buffers)).await?;
+        self.session.change(|session| session.work.note_sent(step, node));
+        Ok(())
+    }
+
+    /// Leaves the job: the lead gives this worker's slots to others at once. What is queued and not
+    /// yet sent is dropped; others compute it.
+    ///
+    /// # Errors
+    /// When the lead does not answer, unless the job is done.
+    pub async fn leave(mut self) -> Result<(), ClientError> {
+        let request = v1::LeaveRequest { hello: Some((&self.hello).into()) };
+        let answer = call(&self.lead_url, self.control.leave(request));
+        let left = match tokio::time::timeout(LEAVE_TIMEOUT, answer).await {
+            Ok(left) => left.map(drop),
+            Err(_) => {
+                let cause = format!("no answer within {} s", LEAVE_TIMEOUT.as_secs());
+                Err(ClientError::LeadLost { url: self.lead_url.clone(), cause })
+            }
+        };
+        let done = self.session.look().work.decide() == Decision::Finished;
+        if done { Ok(()) } else { left }
+    }
+
+    async fn start_heartbeat(&mut self, every: Duration, give_up_after: Duration) -> Result<(), ClientError> {
+        let mut backoff = Backoff::new(give_up_after);
+        let reader = loop {
+            match heartbeat::open(&self.lead_url, &self.hello, every, &self.session).await {
+                Ok(reader) => break reader,
+                Err(failure) => backoff.pause(&self.lead_url, failure).await?,
+            }
+        };
+        self.tasks.spawn(reader.run(self.session.clone()));
+        Ok(())
+    }
+
+    fn start_assembler(&mut self) -> mpsc::Sender<Arrival> {
+        let (sender, arrivals) = assembler::queue(self.job.block_elements);
+        let (plan, elements) = (Arc::clone(&self.plan), self.layout.elements());
+        let assembly = Assembly::new(plan, elements, self.job.generation, Step(self.job.steps));
+        self.tasks.spawn(assemble(assembly, Arc::clone(&self.urls), self.session.clone(), arrivals));
+        sender
+    }
+
+    /// Opens the stream to a server. While that fails, the heartbeats say so to the lead.
+    async fn start_stream(
+        &mut self,
+        server: ServerIndex,
+        mut from_step: Option<Step>,
+        arrivals: &mpsc::Sender<Arrival>,
+        give_up_after: Duration,
+    ) -> Result<(), ClientError> {
+        let url = &self.urls[server.0 as usize];
+        let mut backoff = Backoff::new(give_up_after);
+        let (stream, reader, step) = loop {
+            match server_stream::open(url, server, &self.hello, from_step, &self.plan).await {
+                Ok(opened) => break opened,
+                // The job went on since the join: begin with what the server has; a version that is
+                // skipped by that is pulled when there is work at it.
+                Err(failure) if is_other_step_worth_asking(&failure) && from_step.is_some() => from_step = None,
+                Err(failure) => {
+                    self.session.note_reach(server, false);
+                    backoff.pause(url, failure).await?;
+                }
+            }
+            if let Some(failure) = self.session.look().failure() {
+                return Err(failure.clone());
+            }
+        };
+        self.session.note_reach(server, true);
+        if step.is_none() {
+            self.session.change(|session| session.work.note_uninitialized());
+        }
+        self.tasks.spawn(reader.run(arrivals.clone(), self.session.clone()));
+        self.streams.push(stream);
+        Ok(())
+    }
+
+    /// Queues a shipment for every server: first where there is room, then where it must wait.
+    async fn send(&self, shipment: Shipment) -> Result<(), ClientError> {
+        let mut broken = !self.session.look().failures.is_empty();
+        let mut full = Vec::new();
+        for stream in &self.streams {
+            match stream.shipments.try_send(shipment.clone()) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => full.push(stream),
+                Err(TrySendError::Closed(_)) => broken = true,
+            }
+        }
+        for stream in full {
+            broken = broken
+                || tokio::select! {
+                    queued = stream.shipments.send(shipment.clone()) => queued.is_err(),
+                    () = self.some_failure() => true,
+                };
+        }
+        match broken {
+            true => self.explain_failure().await.map_or(Ok(()), Err),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns once a task has failed.
+    async fn some_failure(&self) {
+        let mut changes = self.session.subscribe();
+        while self.session.look().failures.is_empty() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Why things broke off, `None` when the job is done. Gives a notice time to arrive that
+    /// explains a broken stream.
+    async fn explain_failure(&self) -> Option<ClientError> {
+        let mut changes = self.session.subscribe();
+        let deadline = Instant::now() + EXPLANATION_WAIT;
+        loop {
+            {
+                let session = changes.borrow_and_update();
+                if session.work.decide() == Decision::Finished {
+                    return None;
+                }
+                if let Some(failure) = session.failure().filter(|failure| failure.weight() == Weight::Reason) {
+                    return Some(failure.clone());
+                }
+            }
+            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+                break;
+            }
+        }
+        let known = self.session.look().failure().cloned();
+        known.or_else(|| {
+            let stream = self.streams.iter().find(|stream| stream.shipments.is_closed())?;
+            let cause = "the stream takes nothing more".to_owned();
+            Some(ClientError::ServerLost { server: stream.server, url: stream.url.clone(), cause })
+        })
+    }
+
+    /// Pulls a version whose blocks never were together here: some servers were a step ahead when
+    /// this worker came, and wait for a step that can only be computed from it.
+    async fn pull_skipped(&self, step: Step) {
+        let (hello, plan) = (self.hello.clone(), Arc::clone(&self.plan));
+        let pulled = async {
+            let mut puller = Puller::connect(hello, plan, self.layout.elements(), &self.urls).await?;
+            puller.pull(step).await
+        };
+        match pulled.await {
+            Ok(version) => self.session.publish(Arc::new(version)),
+            // The servers have moved on, or a stream tells soon what is wrong.
+            Err(failure) => tracing::debug!(%failure, %step, "a skipped version was not pulled"),
+        }
+    }
+
+    fn check_gradient(&self, step: Step, node: SlotRange, sum: &NodeGradient) -> Result<(), ClientError> {
+        let bad = |what, expected, found| Err(ClientError::BadContribution { what, expected, found });
+        if step == Step::ZERO || step > Step(self.job.steps) {
+            return bad("step of a gradient", format!("1 to {}", self.job.steps), step.0.to_string());
+        }
+        let tree = self.session.look().work.tree();
+        if node.begin >= node.end || !tree.is_node(node) {
+            return bad("slots of a gradient", format!("a node of {}", tree.root()), node.to_string());
+        }
+        if !(sum.weight.is_finite() && sum.weight > 0.0) {
+            let expected = "a positive finite number".to_owned();
+            return bad("weight of a gradient", expected, sum.weight.to_string());
+        }
+        if sum.nonfinite { Ok(()) } else { self.check_arena("gradient", &sum.values) }
+    }
+
+    fn check_arena(&self, what: &'static str, values: &[f32]) -> Result<(), ClientError> {
+        let expected = self.layout.elements();
+        if values.len() == expected {
+            return Ok(());
+        }
+        let (expected, found) = (format!("{expected} elements"), format!("{} elements", values.len()));
+        Err(ClientError::BadContribution { what, expected, found })
+    }
+}
+
+/// What there is to do, by the session.
+fn see(session: &Session) -> Sight {
+    let decision = session.work.decide();
+    match (decision, &session.weights) {
+        (Decision::Finished, Some(weights)) => Sight::Work(Work::Finished { weights: Arc::clone(weights) }),
+        _ if !session.failures.is_empty() => Sight::Failure,
+        (Decision::Initialize, _) => Sight::Work(Work::Initialize),
+        (Decision::Compute { step, nodes }, Some(weights)) => {
+            Sight::Work(Work::Compute { step, nodes, weights: Arc::clone(weights) })
+        }
+        _ => match session.torn_at {
+            Some(step) if session.work.needs_weights(step) => Sight::Torn(step),
+            _ => Sight::Nothing,
+        },
+    }
+}

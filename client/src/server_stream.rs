@@ -1,0 +1,179 @@
+//! The stream to one server: shipments up, weights down.
+//!
+//! Reading and writing are independent: the reader is a task of its own, the writer is polled by the
+//! connection. Neither waits for the other.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use halflife_proto::hello::Hello;
+use halflife_proto::ids::{Generation, ServerIndex, Step};
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::v1;
+use halflife_proto::v1::step_request::Message as Up;
+use halflife_proto::v1::step_response::Message as Down;
+use halflife_proto::wire::{read_acknowledgement, read_hello, read_weights, required};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::Streaming;
+
+use crate::assembler::{Arrival, Content};
+use crate::block_plan::BlockPlan;
+use crate::connection::{call, connect, data_client};
+use crate::error::{ClientError, status_cause};
+use crate::session::SessionHandle;
+use crate::shipment::Shipment;
+
+/// Shipments queued per stream at most: one being sent, one ready. In bytes: as many gradients.
+const SHIPMENTS_QUEUED_MAX: usize = 2;
+
+/// An open stream to a server: where shipments are put in.
+#[derive(Debug)]
+pub(crate) struct ServerStream {
+    pub(crate) server: ServerIndex,
+    pub(crate) url: String,
+    pub(crate) shipments: mpsc::Sender<Shipment>,
+}
+
+/// The reading half of a stream, after its welcome.
+pub(crate) struct ServerReader {
+    server: ServerIndex,
+    url: String,
+    responses: Streaming<v1::StepResponse>,
+}
+
+/// Opens the stream to a server on a connection of its own, once; weights begin with `from_step`.
+/// Also says the newest step that the server has complete.
+pub(crate) async fn open(
+    url: &str,
+    server: ServerIndex,
+    hello: &Hello,
+    from_step: Option<Step>,
+    plan: &Arc<BlockPlan>,
+) -> Result<(ServerStream, ServerReader, Option<Step>), ClientError> {
+    let mut client = data_client(connect(url).await?);
+    let (shipments, queue) = mpsc::channel(SHIPMENTS_QUEUED_MAX);
+    let first = v1::StepRequest { message: Some(Up::Hello(hello.into())), from_step: from_step.map(|step| step.0) };
+    let outgoing = Outgoing { plan: Arc::clone(plan), server, generation: hello.generation, queue, current: None };
+    let requests = tokio_stream::once(first).chain(outgoing);
+    let mut responses = call(url, client.step(requests)).await?;
+    let welcome = call(url, async { responses.message().await.map(tonic::Response::new) }).await?;
+    let step = read_welcome(welcome, server, hello, url)?;
+    let reader = ServerReader { server, url: url.to_owned(), responses };
+    Ok((ServerStream { server, url: url.to_owned(), shipments }, reader, step))
+}
+
+fn read_welcome(
+    response: Option<v1::StepResponse>,
+    server: ServerIndex,
+    hello: &Hello,
+    url: &str,
+) -> Result<Option<Step>, ClientError> {
+    let bad = |refusal| ClientError::bad_message(url, refusal);
+    let welcome = match response.and_then(|response| response.message) {
+        Some(Down::Welcome(welcome)) => welcome,
+        Some(Down::Refusal(refusal)) => return Err(ClientError::refused(url, refusal.into())),
+        _ => return Err(bad(Refusal::mismatch(RefusalCause::Malformed, "first response", "a welcome", "none"))),
+    };
+    hello.check(&read_hello(welcome.server).map_err(bad)?).map_err(bad)?;
+    if welcome.server_index != server.0 {
+        let found = ServerIndex(welcome.server_index);
+        return Err(bad(Refusal::mismatch(RefusalCause::Malformed, "welcome", server, found)));
+    }
+    Ok(welcome.step.map(Step))
+}
+
+impl ServerReader {
+    /// Reads until the stream ends; says there why, unless nobody listens any more.
+    pub(crate) async fn run(mut self, arrivals: mpsc::Sender<Arrival>, session: SessionHandle) {
+        let server = self.server;
+        let cause = loop {
+            let content = match self.responses.message().await {
+                Ok(Some(response)) => match self.read(response, &session) {
+                    Ok(Some(weights)) => Content::Weights(weights),
+                    Ok(None) => continue,
+                    Err(refusal) => return session.fail(ClientError::bad_message(&self.url, refusal)),
+                },
+                Ok(None) => break "the server closed the stream".to_owned(),
+                Err(status) => {
+                    if let Some(refusal) = Refusal::from_status(&status) {
+                        session.fail(ClientError::refused(&self.url, refusal));
+                    }
+                    break format!("{:?}: {}", status.code(), status_cause(&status));
+                }
+            };
+            if arrivals.send(Arrival { server, content }).await.is_err() {
+                return;
+            }
+        };
+        // The assembler knows whether the server still owed anything.
+        let _ = arrivals.send(Arrival { server, content: Content::End { cause } }).await;
+    }
+
+    fn read(
+        &self,
+        response: v1::StepResponse,
+        session: &SessionHandle,
+    ) -> Result<Option<halflife_proto::contribution::BlockWeights>, Refusal> {
+        match required(response.message, "message")? {
+            Down::Weights(weights) => read_weights(weights).map(Some),
+            Down::Acknowledgement(acknowledgement) => {
+                let acknowledgement = read_acknowledgement(acknowledgement)?;
+                tracing::trace!(server = self.server.0, ?acknowledgement, "acknowledged");
+                Ok(None)
+            }
+            Down::Refusal(refusal) => {
+                session.fail(ClientError::refused(&self.url, refusal.into()));
+                Ok(None)
+            }
+            Down::Welcome(_) => {
+                Err(Refusal::mismatch(RefusalCause::Malformed, "response", "one welcome", "a second one"))
+            }
+        }
+    }
+}
+
+/// Cuts shipments into this server's contributions as fast as the connection takes them.
+struct Outgoing {
+    plan: Arc<BlockPlan>,
+    server: ServerIndex,
+    generation: Generation,
+    queue: mpsc::Receiver<Shipment>,
+    /// The shipment being sent, and which of the server's blocks is next.
+    current: Option<(Shipment, usize)>,
+}
+
+impl Outgoing {
+    fn next_contribution(&mut self) -> Option<v1::Contribution> {
+        let (shipment, next) = self.current.as_mut()?;
+        let numbers = self.plan.numbers_of_server(self.server);
+        while let Some(number) = numbers.get(*next) {
+            *next += 1;
+            if let Some(contribution) = shipment.contribution(&self.plan.blocks()[*number], self.generation) {
+                return Some(contribution.into());
+            }
+        }
+        self.current = None;
+        None
+    }
+}
+
+impl Stream for Outgoing {
+    type Item = v1::StepRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<v1::StepRequest>> {
+        loop {
+            if let Some(contribution) = self.next_contribution() {
+                return Poll::Ready(Some(v1::StepRequest {
+                    message: Some(Up::Contribution(contribution)),
+                    from_step: None,
+                }));
+            }
+            match ready!(self.queue.poll_recv(context)) {
+                Some(shipment) => self.current = Some((shipment, 0)),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
