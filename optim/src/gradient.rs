@@ -1,8 +1,9 @@
 //! The gradient pipeline, compiled: operations on a gradient in the configured order.
 
-use crate::apply::dispatched;
-use crate::config::{DecayMode, GradientOp, OptimizerConfig};
+use crate::config::{DecayMode, GradientOp, NormForm, OptimizerConfig};
 use crate::error::{ConfigError, positive};
+use crate::kernel::dispatched;
+use crate::reduce::Reduction;
 
 /// One operation with this step's numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,6 +12,35 @@ pub(crate) enum Stage {
     Limit(f32),
     L2(f32),
     L1(f32),
+    Norm(NormClip),
+}
+
+/// A norm clip; `scale` is its factor once the norm is known.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct NormClip {
+    pub(crate) of: Reduction,
+    form: NormForm,
+    max: f64,
+    pub(crate) scale: Option<f32>,
+}
+
+impl NormClip {
+    /// Takes the squared norm.
+    #[allow(clippy::cast_possible_truncation)] // gradients are f32
+    pub(crate) fn supply(&mut self, squared: f64) {
+        self.scale = Some(clip_factor(self.form, squared.sqrt(), self.max) as f32);
+    }
+}
+
+/// What a norm clip multiplies a gradient of norm `norm` by.
+fn clip_factor(form: NormForm, norm: f64, max: f64) -> f64 {
+    match form {
+        NormForm::Torch => (max / (norm + 1e-6)).min(1.0),
+        NormForm::Tf => max / norm.max(max),
+        NormForm::Optax if norm < max => 1.0,
+        NormForm::Caffe if norm <= max => 1.0,
+        NormForm::Optax | NormForm::Caffe => max / norm,
+    }
 }
 
 /// The operations of a run, decay included.
@@ -57,8 +87,29 @@ impl Pipeline {
             GradientOp::L2 | GradientOp::L1 if coupled == 0.0 => None,
             GradientOp::L2 => Some(Stage::L2(coupled as f32)),
             GradientOp::L1 => Some(Stage::L1(coupled as f32)),
+            GradientOp::ClipNorm { max_norm, form } => Some(Stage::norm(Reduction::TensorNorm, form, max_norm)),
+            GradientOp::ClipGlobalNorm { max_norm, form } => Some(Stage::norm(Reduction::GlobalNorm, form, max_norm)),
         };
         self.ops.iter().filter_map(stage).collect()
+    }
+
+    /// The norms the pipeline needs, in order.
+    pub(crate) fn reductions(&self) -> impl Iterator<Item = Reduction> {
+        self.ops.iter().filter_map(|op| match op {
+            GradientOp::ClipNorm { .. } => Some(Reduction::TensorNorm),
+            GradientOp::ClipGlobalNorm { .. } => Some(Reduction::GlobalNorm),
+            _ => None,
+        })
+    }
+}
+
+impl Stage {
+    fn norm(of: Reduction, form: NormForm, max: f64) -> Self {
+        Self::Norm(NormClip { of, form, max, scale: None })
+    }
+
+    pub(crate) fn is_pending(&self) -> bool {
+        matches!(self, Self::Norm(clip) if clip.scale.is_none())
     }
 }
 
@@ -66,6 +117,8 @@ fn validate(op: &GradientOp) -> Result<(), ConfigError> {
     match *op {
         GradientOp::Rescale { by } => positive("gradient.rescale.by", by),
         GradientOp::ClipValue { at } => positive("gradient.clip_value.at", at),
+        GradientOp::ClipNorm { max_norm, .. } => positive("gradient.clip_norm.max_norm", max_norm),
+        GradientOp::ClipGlobalNorm { max_norm, .. } => positive("gradient.clip_global_norm.max_norm", max_norm),
         GradientOp::L2 | GradientOp::L1 => Ok(()),
     }
 }
@@ -88,6 +141,10 @@ fn run_portable(stages: &[Stage], weights: &[f32], gradient: &mut [f32]) {
     for stage in stages {
         match *stage {
             Stage::Scale(by) => gradient.iter_mut().for_each(|g| *g *= by),
+            Stage::Norm(NormClip { scale, .. }) => {
+                let by = scale.expect("a norm is supplied before its clip runs");
+                gradient.iter_mut().for_each(|g| *g *= by);
+            }
             Stage::Limit(at) => gradient.iter_mut().for_each(|g| *g = g.clamp(-at, at)),
             Stage::L2(wd) => {
                 for (g, w) in gradient.iter_mut().zip(weights) {
@@ -103,4 +160,7 @@ fn run_portable(stages: &[Stage], weights: &[f32], gradient: &mut [f32]) {
     }
 }
 
-dispatched!(run => run_portable(stages: &[Stage], weights: &[f32], gradient: &mut [f32]));
+dispatched!(
+    /// Runs `stages` over a slice of a gradient, beside the same slice of the weights.
+    pub(crate) fn run => run_portable(stages: &[Stage], weights: &[f32], gradient: &mut [f32])
+);

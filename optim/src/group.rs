@@ -16,6 +16,11 @@ pub struct TensorRule {
 }
 
 impl TensorRule {
+    /// A tensor of no group, of which nothing is known to decay.
+    pub(crate) fn ungrouped() -> Self {
+        Self { group: None, group_name: None, lr_mult: 1.0, decay_mult: 1.0, decays: false }
+    }
+
     /// The group the tensor fell into; `None` when no group matched.
     #[must_use]
     pub fn group(&self) -> Option<&str> {
@@ -50,6 +55,8 @@ pub(crate) struct Group {
     pub(crate) lr_mult: f64,
     pub(crate) decay_mult: f64,
     pub(crate) lr: Option<Schedule>,
+    /// The largest value of `lr` over the run, where decay is scaled by it.
+    pub(crate) lr_peak: Option<f64>,
 }
 
 impl Group {
@@ -71,6 +78,7 @@ impl Group {
             lr_mult: config.lr_mult,
             decay_mult: config.decay_mult,
             lr: lr.map(|lr| Schedule::new(&field("lr"), lr, run_steps)).transpose()?,
+            lr_peak: None,
         })
     }
 

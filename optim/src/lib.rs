@@ -30,25 +30,32 @@
 //! # Ok::<(), halflife_optim::ConfigError>(())
 //! ```
 
-mod apply;
 pub mod config;
 mod decay;
 mod error;
 mod gradient;
 mod group;
+mod half_life;
+mod kernel;
 mod optimizer;
+mod parameters;
 mod plane;
+mod reduce;
 mod rule;
 pub mod schedule;
 mod step;
+mod update;
 
 pub use config::{
     Algorithm, BiasRounding, DecayMode, DecayOrder, DecayScale, EpsPlacement, GradientOp, GroupConfig, HyperRounding,
-    MomentRounding, MomentumForm, OptimizerConfig, StepCounter, WeightDecayConfig,
+    MomentRounding, MomentumForm, NormForm, OptimizerConfig, Span, StepCounter, WeightDecayConfig,
 };
 pub use error::ConfigError;
 pub use group::TensorRule;
+pub use kernel::KernelPath;
 pub use optimizer::Optimizer;
-pub use plane::PlaneSpec;
+pub use parameters::{Parameter, Parameters, StepError};
+pub use plane::{Extent, PlaneSpec};
+pub use reduce::{Reduction, Sums};
 pub use schedule::{Curve, Schedule, ScheduleConfig};
 pub use step::StepFactors;

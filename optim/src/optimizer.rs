@@ -1,33 +1,39 @@
 //! The optimizer: a checked configuration that updates slices.
 //!
-//! Elementwise and stateless: all state is in the planes the caller keeps. The caller counts
-//! steps and updates. Misuse by the caller (slices of unequal length, too few planes) panics;
+//! Stateless: all state is in the planes the caller keeps. The caller counts steps and updates.
+//! Misuse by the caller (slices of unequal length, too few planes, a norm not supplied) panics;
 //! bad configurations are refused by [`Optimizer::new`].
 
 use crate::config::OptimizerConfig;
 use crate::decay::{Decay, DecayInput};
 use crate::error::{ConfigError, at_least_one};
-use crate::gradient::{self, Pipeline};
+use crate::gradient::Pipeline;
 use crate::group::{Group, TensorRule, without_output_suffix};
-use crate::plane::PlaneSpec;
-use crate::rule::{Rule, Slices};
+use crate::half_life;
+use crate::kernel::KernelPath;
+use crate::plane::{Extent, PlaneSpec};
+use crate::reduce::Reduction;
+use crate::rule::{Rule, StepInput};
 use crate::schedule::Schedule;
 use crate::step::StepFactors;
 
-/// Elements handled between two looks at memory: a tile of gradient, weights and planes stays in
-/// the first-level cache while the gradient pipeline and the rule pass over it.
-const TILE: usize = 1024;
-
 /// A validated, compiled optimizer. Shared freely between threads; holds no state of the run.
+///
+/// One step of one tensor: [`Optimizer::factors`]; while [`StepFactors::pending`] asks for a
+/// norm, [`Optimizer::sums`] and [`StepFactors::supply`]; then [`Optimizer::update`] on any
+/// slices. [`Optimizer::step`] does all of it for whole models in one process.
 #[derive(Debug, Clone)]
 pub struct Optimizer {
     lr: Schedule,
+    lr_peak: f64,
     decay: Decay,
     pipeline: Pipeline,
     groups: Vec<Group>,
     strip_name_suffix: bool,
     rule: Rule,
     planes: Vec<PlaneSpec>,
+    pub(crate) path: KernelPath,
+    pub(crate) run_steps: u64,
 }
 
 impl Optimizer {
@@ -39,18 +45,54 @@ impl Optimizer {
     /// settings that contradict each other.
     pub fn new(config: &OptimizerConfig, steps: u64) -> Result<Self, ConfigError> {
         at_least_one("steps", steps)?;
+        let config = &config.expanded()?;
         let decay = Decay::new(config, steps)?;
         let rule = Rule::new(config)?;
         let groups = config.groups.iter().map(|group| Group::new(group, steps));
-        Ok(Self {
+        let mut optimizer = Self {
             lr: Schedule::new("lr", &config.lr, steps)?,
+            lr_peak: 0.0,
             pipeline: Pipeline::new(config, decay.mode)?,
             groups: groups.collect::<Result<_, _>>()?,
             strip_name_suffix: config.strip_name_suffix.unwrap_or(false),
             planes: rule.planes(),
             decay,
             rule,
-        })
+            path: KernelPath::Best,
+            run_steps: steps,
+        };
+        optimizer.find_peaks();
+        if let Some(exponent) = half_life::wanted_exponent(config)? {
+            let value = optimizer.solve_decay(exponent)?;
+            optimizer.decay.set_value(value);
+        }
+        Ok(optimizer)
+    }
+
+    /// The same optimizer on another build of the loops. For tests and measurements: the bits do
+    /// not change.
+    #[must_use]
+    pub fn with_kernel_path(mut self, path: KernelPath) -> Self {
+        self.path = path;
+        self
+    }
+
+    /// Looks up the largest lr of the run, for decay scaled by it.
+    fn find_peaks(&mut self) {
+        if self.decay.needs_peak() {
+            self.lr_peak = self.lr.peak(self.run_steps);
+            for group in &mut self.groups {
+                group.lr_peak = group.lr.as_ref().map(|lr| lr.peak(self.run_steps));
+            }
+        }
+    }
+
+    /// The decay value under which a tensor of no group has `exponent` per step on average.
+    fn solve_decay(&self, exponent: f64) -> Result<f64, ConfigError> {
+        // The value is 1 until it is solved for: the factor is its coefficient.
+        let rule = TensorRule::ungrouped();
+        let coefficient = |done: u64| self.decay_factor(&rule, done + 1, done + 1);
+        half_life::solve(coefficient, self.run_steps, exponent)
     }
 
     /// The state beside the weights, in the order [`Optimizer::update`] takes it.
@@ -59,25 +101,53 @@ impl Optimizer {
         &self.planes
     }
 
-    /// Bytes of state per parameter, weights not counted.
+    /// Bytes of state per parameter, weights not counted. Adafactor's few are not counted.
     #[must_use]
     pub fn state_bytes_per_parameter(&self) -> usize {
-        self.planes.len() * PlaneSpec::BYTES
+        let full = |plane: &&PlaneSpec| plane.extent == Extent::Element;
+        self.planes.iter().filter(full).count() * PlaneSpec::BYTES
     }
 
-    /// What the groups say about a tensor. Call once per tensor, not per step.
+    /// The norms every step needs before it can be applied, in order. Empty: slices are updated
+    /// as soon as their gradient is complete.
+    #[must_use]
+    pub fn reductions(&self) -> Vec<Reduction> {
+        let of_rule = self.rule.reduction();
+        self.pipeline.reductions().chain(of_rule).collect()
+    }
+
+    /// Whether a tensor must be updated whole, by [`Optimizer::update_tensor`] (Adafactor).
+    #[must_use]
+    pub fn needs_whole_tensors(&self) -> bool {
+        matches!(self.rule, Rule::Adafactor(_))
+    }
+
+    /// The learning-rate schedule of tensors whose group has none of its own.
+    #[must_use]
+    pub fn lr_schedule(&self) -> &Schedule {
+        &self.lr
+    }
+
+    /// What the groups say about a tensor. Call once per tensor, not per step. The first group
+    /// that matches wins.
     #[must_use]
     pub fn tensor(&self, name: &str, shape: &[usize]) -> TensorRule {
         let name = if self.strip_name_suffix { without_output_suffix(name) } else { name };
-        let found = self.groups.iter().position(|group| group.matches(name, shape.len()));
-        let group = found.map(|index| &self.groups[index]);
-        let decay_mult = group.map_or(1.0, |group| group.decay_mult);
+        let mut groups = self.groups.iter();
+        match groups.position(|group| group.matches(name, shape.len())) {
+            Some(index) => self.rule_of_group(index),
+            None => TensorRule { decays: self.decay.acts_on(1.0), ..TensorRule::ungrouped() },
+        }
+    }
+
+    pub(crate) fn rule_of_group(&self, index: usize) -> TensorRule {
+        let group = &self.groups[index];
         TensorRule {
-            group: found,
-            group_name: group.map(|group| group.name.clone()),
-            lr_mult: group.map_or(1.0, |group| group.lr_mult),
-            decay_mult,
-            decays: self.decay.acts_on(decay_mult),
+            group: Some(index),
+            group_name: Some(group.name.clone()),
+            lr_mult: group.lr_mult,
+            decay_mult: group.decay_mult,
+            decays: self.decay.acts_on(group.decay_mult),
         }
     }
 
@@ -89,18 +159,9 @@ impl Optimizer {
     /// If either count is 0, or `rule` comes from another optimizer with more groups.
     #[must_use]
     pub fn factors(&self, rule: &TensorRule, step: u64, updates: u64) -> StepFactors {
-        assert!(step >= 1 && updates >= 1, "updates are counted from 1");
-        let done = step - 1;
-        let lr_schedule = self.lr_schedule(rule);
-        let lr = lr_schedule.value(done) * rule.lr_mult;
-        let (rule_step, correction) = self.rule.step(lr, step, updates);
-        let decay = self.decay.factor(&DecayInput {
-            step: done,
-            lr_schedule,
-            lr_mult: rule.lr_mult,
-            decay_mult: rule.decay_mult,
-            correction,
-        });
+        let (lr, _) = self.lr_of(rule, step);
+        let (rule_step, _) = self.rule_step(rule, lr, step, updates);
+        let decay = self.decay_factor(rule, step, updates);
         StepFactors {
             lr,
             decay,
@@ -110,72 +171,30 @@ impl Optimizer {
         }
     }
 
-    fn lr_schedule(&self, rule: &TensorRule) -> &Schedule {
+    /// The lr of a tensor, and the schedule it follows.
+    fn lr_of(&self, rule: &TensorRule, step: u64) -> (f64, &Schedule) {
+        assert!(step >= 1, "steps are counted from 1");
         let group = rule.group.and_then(|index| self.groups[index].lr.as_ref());
-        group.unwrap_or(&self.lr)
+        let schedule = group.unwrap_or(&self.lr);
+        (schedule.value(step - 1) * rule.lr_mult, schedule)
     }
 
-    /// Updates a slice of a tensor: reads `weights` and `gradient`, writes `next_weights` and
-    /// `planes`. Elementwise: any split of a tensor into slices gives the same bits.
-    ///
-    /// # Panics
-    /// If lengths differ or the number of planes is not that of [`Optimizer::planes`].
-    pub fn update(
-        &self,
-        factors: &StepFactors,
-        weights: &[f32],
-        next_weights: &mut [f32],
-        planes: &mut [&mut [f32]],
-        gradient: &[f32],
-    ) {
-        self.check_lengths(weights, next_weights, planes, gradient);
-        if factors.gradient.is_empty() {
-            let slices = Slices::new(weights, next_weights, gradient, 0);
-            return factors.rule.update(factors.decay_step, slices, planes);
-        }
-        let mut scratch = [0.0_f32; TILE];
-        for (index, weights) in weights.chunks(TILE).enumerate() {
-            let start = index * TILE;
-            let end = start + weights.len();
-            let tile = &mut scratch[..weights.len()];
-            tile.copy_from_slice(&gradient[start..end]);
-            gradient::run(&factors.gradient, weights, tile);
-            let slices = Slices::new(weights, &mut next_weights[start..end], tile, start);
-            factors.rule.update(factors.decay_step, slices, planes);
-        }
+    fn rule_step(&self, rule: &TensorRule, lr: f64, step: u64, updates: u64) -> (crate::rule::RuleStep, f64) {
+        assert!(updates >= 1, "updates are counted from 1");
+        self.rule.step(StepInput { lr, step, updates, inner_decay: self.decay.inner(step - 1, rule.decay_mult) })
     }
 
-    /// [`Optimizer::update`] on one buffer: `weights` become the next weights. Same bits.
-    ///
-    /// # Panics
-    /// As [`Optimizer::update`].
-    pub fn update_in_place(
-        &self,
-        factors: &StepFactors,
-        weights: &mut [f32],
-        planes: &mut [&mut [f32]],
-        gradient: &[f32],
-    ) {
-        assert_eq!(weights.len(), gradient.len(), "gradient length");
-        let mut old = [0.0_f32; TILE];
-        let mut start = 0;
-        for (next, gradient) in weights.chunks_mut(TILE).zip(gradient.chunks(TILE)) {
-            let old = &mut old[..next.len()];
-            old.copy_from_slice(next);
-            let end = start + next.len();
-            let mut tile: Vec<&mut [f32]> = planes.iter_mut().map(|plane| &mut plane[start..end]).collect();
-            self.update(factors, old, next, &mut tile, gradient);
-            start = end;
-        }
-    }
-
-    fn check_lengths(&self, weights: &[f32], next_weights: &[f32], planes: &[&mut [f32]], gradient: &[f32]) {
-        let length = weights.len();
-        assert_eq!(next_weights.len(), length, "next weights length");
-        assert_eq!(gradient.len(), length, "gradient length");
-        assert_eq!(planes.len(), self.planes.len(), "number of planes");
-        for (plane, spec) in planes.iter().zip(&self.planes) {
-            assert_eq!(plane.len(), length, "length of plane {}", spec.name);
-        }
+    fn decay_factor(&self, rule: &TensorRule, step: u64, updates: u64) -> f64 {
+        let (lr, lr_schedule) = self.lr_of(rule, step);
+        let own_peak = rule.group.and_then(|index| self.groups[index].lr_peak);
+        let (_, correction) = self.rule_step(rule, lr, step, updates);
+        self.decay.factor(&DecayInput {
+            step: step - 1,
+            lr_schedule,
+            lr_peak: own_peak.unwrap_or(self.lr_peak),
+            lr_mult: rule.lr_mult,
+            decay_mult: rule.decay_mult,
+            correction,
+        })
     }
 }

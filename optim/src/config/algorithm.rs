@@ -11,15 +11,33 @@ pub enum Algorithm {
     /// Kingma & Ba, arXiv 1412.6980; `AdamW` with decoupled decay (arXiv 1711.05101).
     #[default]
     Adam,
+    /// Adam with Nesterov momentum, as PyTorch schedules it (Dozat 2016).
+    NadamTorch,
+    /// Adam with Nesterov momentum, as optax does it.
+    NadamOptax,
+    /// Rectified Adam (arXiv 1908.03265).
+    Radam,
     /// Plain gradient descent, with momentum and Nesterov if asked.
     Sgd,
+    /// The sign of an interpolated momentum (arXiv 2302.06675).
+    Lion,
+    /// Adam scaled by a trust ratio per tensor (arXiv 1904.00962).
+    Lamb,
+    /// Factored second moments (arXiv 1804.04235), as PyTorch computes them.
+    AdafactorTorch,
 }
 
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Adam => "adam",
+            Self::NadamTorch => "nadam_torch",
+            Self::NadamOptax => "nadam_optax",
+            Self::Radam => "radam",
             Self::Sgd => "sgd",
+            Self::Lion => "lion",
+            Self::Lamb => "lamb",
+            Self::AdafactorTorch => "adafactor_torch",
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Weight decay, with every choice named.
 
+use super::Span;
 use crate::schedule::ScheduleConfig;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,14 @@ pub struct WeightDecayConfig {
     /// Its strength wd: a number or a schedule of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<ScheduleConfig>,
+    /// In place of `value`: the time in which a weight without updates halves, averaged over the
+    /// run under the lr schedule (decoupled only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_life: Option<Span>,
+    /// In place of `value`: the time in which it falls to 1/e, the timescale of the moving average
+    /// that the weights are (Wang & Aitchison, arXiv 2405.13698; decoupled only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timescale: Option<Span>,
     /// What multiplies wd (decoupled only; lr).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaled_by: Option<DecayScale>,
@@ -26,6 +35,14 @@ pub struct WeightDecayConfig {
     /// The multiplier eta of `scaled_by = "schedule"`; lr / (its base) when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<ScheduleConfig>,
+    /// Cautious decay (Chen et al., arXiv 2510.12402): a weight decays only where the update does
+    /// not move it away from zero already, u w >= 0 (decoupled, order before or fused; false).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cautious: Option<bool>,
+    /// Whether the decay is part of LAMB's update, whose norm the trust ratio takes (lamb with
+    /// scaled_by lr and order fused; true).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inside_trust_ratio: Option<bool>,
 }
 
 /// Where decay enters the update.
@@ -53,8 +70,12 @@ pub enum DecayScale {
     Lr,
     /// d = lr lr_mult sqrt(1 - beta2^t) / (1 - beta1^t) wd: `MXNet` 0.7.
     CorrectedLr,
-    /// d = eta wd with eta the schedule's multiplier alone: the paper, `MXNet` contrib.
+    /// d = eta wd with eta the schedule's multiplier alone: the paper, `MXNet` contrib. Also
+    /// called independent decay (Wortsman et al., arXiv 2309.14322).
+    #[serde(alias = "independent")]
     Schedule,
+    /// d = lr lr_mult (lr / the run's largest lr) wd: AdamC (Defazio, arXiv 2506.02285).
+    LrSquared,
     /// d = wd: TensorFlow contrib, the second-SGD trick.
     Nothing,
 }

@@ -17,6 +17,22 @@ pub enum GradientOp {
         /// Limit.
         at: f64,
     },
+    /// g limited to a norm of `max_norm`, each tensor on its own.
+    ClipNorm {
+        /// Limit.
+        max_norm: f64,
+        /// How the norm becomes a factor.
+        #[serde(default)]
+        form: NormForm,
+    },
+    /// g limited to a norm of `max_norm` over all tensors of the model.
+    ClipGlobalNorm {
+        /// Limit.
+        max_norm: f64,
+        /// How the norm becomes a factor.
+        #[serde(default)]
+        form: NormForm,
+    },
     /// g + wd decay_mult w (needs `weight_decay.mode = "l2"`).
     L2,
     /// g + wd decay_mult sign(w), sign(0) = 0 (needs `weight_decay.mode = "l1"`).

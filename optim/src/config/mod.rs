@@ -7,12 +7,15 @@ mod algorithm;
 mod decay;
 mod gradient;
 mod group;
+mod span;
 
 pub use algorithm::{Algorithm, BiasRounding, EpsPlacement, HyperRounding, MomentRounding, MomentumForm, StepCounter};
 pub use decay::{DecayMode, DecayOrder, DecayScale, WeightDecayConfig};
 pub use gradient::{GradientOp, NormForm};
 pub use group::GroupConfig;
+pub use span::Span;
 
+use crate::error::ConfigError;
 use crate::schedule::ScheduleConfig;
 use serde::{Deserialize, Serialize};
 
@@ -77,12 +80,30 @@ pub struct OptimizerConfig {
     /// Nesterov's look-ahead (sgd; false).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nesterov: Option<bool>,
+    /// psi, the decay of NAdam's momentum schedule (nadam_torch; 0.004).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub momentum_decay: Option<f64>,
+    /// Exponent of Adafactor's second-moment decay 1 - t^beta2_decay (adafactor_torch; -0.8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta2_decay: Option<f64>,
+    /// Adafactor's eps1: the least root of a second moment (adafactor_torch; f32's epsilon).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eps1: Option<f64>,
+    /// Adafactor's eps2: the least rms of the weights that lr is relative to (0.001).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eps2: Option<f64>,
+    /// Adafactor's d: the rms of an update that is not scaled down (1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_clip: Option<f64>,
     /// The gradient's way to the rule, in this order (nothing; L2 or L1 decay goes last).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gradient: Option<Vec<GradientOp>>,
     /// Weight decay (none).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<WeightDecayConfig>,
+    /// Steps of one epoch, for decays given in epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps_per_epoch: Option<u64>,
     /// Whether patterns see names without a trailing `:digits` (BERT on TensorFlow 1; false).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strip_name_suffix: Option<bool>,
@@ -90,4 +111,14 @@ pub struct OptimizerConfig {
     /// multipliers 1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<GroupConfig>,
+}
+
+impl OptimizerConfig {
+    /// The configuration with its preset's choices filled in.
+    ///
+    /// # Errors
+    /// None yet.
+    pub fn expanded(&self) -> Result<Self, ConfigError> {
+        Ok(self.clone())
+    }
 }

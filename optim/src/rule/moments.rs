@@ -11,6 +11,21 @@ pub(crate) struct Average {
     pub(crate) gain: f32,
 }
 
+impl Average {
+    /// The average after the sample `x`.
+    #[inline(always)]
+    pub(crate) fn of(self, old: f32, x: f32) -> f32 {
+        self.keep * old + self.gain * x
+    }
+
+    /// The average of squares after the sample `x`. (gain x) x rather than gain (x x): overflows
+    /// later, as PyTorch's addcmul does.
+    #[inline(always)]
+    pub(crate) fn of_square(self, old: f32, x: f32) -> f32 {
+        self.keep * old + (self.gain * x) * x
+    }
+}
+
 /// One beta.
 #[derive(Debug, Clone)]
 struct Beta {
@@ -63,6 +78,11 @@ impl Moments {
     pub(crate) fn average(&self, index: usize) -> Average {
         let beta = self.betas[index].moment;
         Average { keep: to_f32(beta), gain: to_f32(1.0 - beta) }
+    }
+
+    /// The beta as the moments use it.
+    pub(crate) fn beta(&self, index: usize) -> f64 {
+        self.betas[index].moment
     }
 
     /// The t of bias correction.

@@ -5,11 +5,11 @@
 //! u = lr m, or lr (g + mu m) with Nesterov. `lr_inside` (Caffe, MXNet, Loshchilov & Hutter's
 //! algorithm 1): m = mu m + lr g; u = m, or lr g + mu m with Nesterov (Caffe's NesterovSolver).
 
-use super::moments::to_f32;
-use super::{Slices, exactly};
-use crate::apply::{Apply, DecayStep, dispatched, with_order};
+use super::Slices;
+use super::moments::{Average, to_f32};
 use crate::config::{MomentumForm, OptimizerConfig};
 use crate::error::ConfigError;
+use crate::kernel::{DecayStep, KernelPath, elementwise};
 use crate::plane::PlaneSpec;
 
 /// SGD's choices.
@@ -21,13 +21,12 @@ pub(crate) struct Sgd {
     nesterov: bool,
 }
 
-/// SGD's numbers for one step: m = keep m + gain g; u = of_gradient g + of_buffer m.
+/// SGD's numbers for one step: m is a moving average; u = of_gradient g + of_buffer m.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct SgdStep {
     buffered: bool,
     nesterov: bool,
-    keep: f32,
-    gain: f32,
+    buffer: Average,
     of_gradient: f32,
     of_buffer: f32,
 }
@@ -77,8 +76,7 @@ impl Sgd {
         SgdStep {
             buffered: self.momentum != 0.0,
             nesterov: self.nesterov,
-            keep: to_f32(self.momentum),
-            gain: to_f32(gain),
+            buffer: Average { keep: to_f32(self.momentum), gain: to_f32(gain) },
             of_gradient: to_f32(lr),
             of_buffer: to_f32(out * look_ahead),
         }
@@ -86,88 +84,32 @@ impl Sgd {
 }
 
 impl SgdStep {
-    pub(crate) fn update(&self, decay: DecayStep, slices: Slices<'_>, planes: &mut [&mut [f32]]) {
-        if self.buffered {
-            let [m] = exactly(planes);
-            let m = slices.of(m);
-            let Slices { weights, next, gradient, .. } = slices;
-            return momentum::run(self, decay, weights, next, m, gradient);
+    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [&mut [f32]]) {
+        match (self.buffered, self.nesterov) {
+            (false, _) => plain::update(path, self, decay, slices, planes),
+            (true, false) => momentum::update(path, self, decay, slices, planes),
+            (true, true) => nesterov::update(path, self, decay, slices, planes),
         }
-        let Slices { weights, next, gradient, .. } = slices;
-        plain::run(self, decay, weights, next, gradient);
     }
 }
 
-/// Without a buffer.
-mod plain {
-    use super::*;
+elementwise!(
+    /// Without a buffer.
+    plain(step: SgdStep, w, g) { step.of_gradient * g }
+);
 
-    #[inline(always)]
-    fn body<A: Apply>(apply: A, (step, d): (&SgdStep, f32), weights: &[f32], next: &mut [f32], gradient: &[f32]) {
-        for ((next, w), g) in next.iter_mut().zip(weights).zip(gradient) {
-            *next = apply.apply(*w, step.of_gradient * g, d);
-        }
+elementwise!(
+    /// With a buffer.
+    momentum(step: SgdStep, w, g, m) {
+        *m = step.buffer.of(*m, g);
+        step.of_buffer * *m
     }
+);
 
-    #[inline(always)]
-    pub(super) fn portable(step: &SgdStep, decay: DecayStep, weights: &[f32], next: &mut [f32], gradient: &[f32]) {
-        with_order!(decay.order, apply =>
-            body(apply, (step, decay.factor), weights, next, gradient));
+elementwise!(
+    /// With a buffer and a look ahead.
+    nesterov(step: SgdStep, w, g, m) {
+        *m = step.buffer.of(*m, g);
+        step.of_gradient * g + step.of_buffer * *m
     }
-
-    dispatched!(run => portable(
-        step: &SgdStep,
-        decay: DecayStep,
-        weights: &[f32],
-        next: &mut [f32],
-        gradient: &[f32],
-    ));
-}
-
-/// With a buffer.
-mod momentum {
-    use super::*;
-
-    #[inline(always)]
-    fn body<A: Apply>(
-        apply: A,
-        (step, d): (&SgdStep, f32),
-        weights: &[f32],
-        next: &mut [f32],
-        m: &mut [f32],
-        gradient: &[f32],
-    ) {
-        let n = next.len();
-        let (weights, gradient, m) = (&weights[..n], &gradient[..n], &mut m[..n]);
-        for i in 0..n {
-            m[i] = step.keep * m[i] + step.gain * gradient[i];
-            let mut u = step.of_buffer * m[i];
-            if step.nesterov {
-                u += step.of_gradient * gradient[i];
-            }
-            next[i] = apply.apply(weights[i], u, d);
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn portable(
-        step: &SgdStep,
-        decay: DecayStep,
-        weights: &[f32],
-        next: &mut [f32],
-        m: &mut [f32],
-        gradient: &[f32],
-    ) {
-        with_order!(decay.order, apply =>
-            body(apply, (step, decay.factor), weights, next, m, gradient));
-    }
-
-    dispatched!(run => portable(
-        step: &SgdStep,
-        decay: DecayStep,
-        weights: &[f32],
-        next: &mut [f32],
-        m: &mut [f32],
-        gradient: &[f32],
-    ));
-}
+);

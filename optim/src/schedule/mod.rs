@@ -69,6 +69,11 @@ impl Schedule {
         Ok(Self { config })
     }
 
+    /// A constant whose value is known to hold.
+    pub(crate) fn constant(value: f64) -> Self {
+        Self { config: value.into() }
+    }
+
     /// Value after `step` finished steps (0 for the first update).
     #[must_use]
     pub fn value(&self, step: u64) -> f64 {

@@ -15,7 +15,9 @@ pub(crate) fn configure(case: &Case) -> Result<OptimizerConfig, String> {
         (Some(beta1), Some(beta2)) => Some([beta1, beta2]),
         _ => None,
     };
-    let adam = algorithm != Algorithm::Sgd;
+    // The files state amsgrad = false for rules that have no such choice.
+    let amsgrad = neutral["amsgrad"].as_bool().filter(|&on| on || algorithm == Algorithm::Adam);
+    let counts = algorithm != Algorithm::Sgd && algorithm != Algorithm::Lion;
     Ok(OptimizerConfig {
         algorithm: Some(algorithm),
         lr,
@@ -24,17 +26,22 @@ pub(crate) fn configure(case: &Case) -> Result<OptimizerConfig, String> {
         eps_placement: read(&neutral["eps_placement"])?,
         eps_root: neutral["eps_root"].as_f64(),
         bias_correction: neutral["bias_correction"].as_bool(),
-        step_counter: if adam { read(&neutral["step_counter"])? } else { None },
-        amsgrad: neutral["amsgrad"].as_bool(),
+        step_counter: if counts { read(&neutral["step_counter"])? } else { None },
+        amsgrad,
         hyper_rounding: read(&neutral["hyper_rounding"])?,
         momentum: neutral["momentum"].as_f64(),
         momentum_form: read(&neutral["momentum_form"])?,
         dampening: neutral["dampening"].as_f64(),
         nesterov: neutral["nesterov"].as_bool(),
+        momentum_decay: neutral["momentum_decay"].as_f64(),
+        beta2_decay: neutral["beta2_decay"].as_f64(),
+        eps1: neutral["eps1"].as_f64(),
+        eps2: neutral["eps2"].as_f64(),
+        update_clip: neutral["d"].as_f64(),
         gradient: Some(pipeline(neutral)?),
         weight_decay: Some(weight_decay(case, decay)?),
-        strip_name_suffix: None,
         groups: groups(case)?,
+        ..OptimizerConfig::default()
     })
 }
 
@@ -89,6 +96,8 @@ fn weight_decay(case: &Case, decay: &Value) -> Result<WeightDecayConfig, String>
         scaled_by: Some(scaled_by),
         order: Some(order),
         schedule: eta(case, scaled_by)?,
+        inside_trust_ratio: decay["inside_trust_ratio"].as_bool(),
+        ..WeightDecayConfig::default()
     })
 }
 

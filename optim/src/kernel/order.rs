@@ -1,9 +1,4 @@
-//! Taking the update and the decay off a weight, in the configured order, and choosing the widest
-//! vector instructions at run time.
-//!
-//! Every kernel is one plain loop, compiled for AVX-512, AVX2 and the baseline. Additions,
-//! multiplications, divisions and square roots are correctly rounded on each and nothing is
-//! reassociated or fused, so all three give the same bits.
+//! Taking the update and the decay off a weight, in the configured order.
 
 /// How the decay is taken off, resolved for one step. `None` also stands for a factor of zero:
 /// no decay must be the same bits as zero decay, for infinite weights too.
@@ -13,6 +8,8 @@ pub(crate) enum Order {
     Before,
     Fused,
     After,
+    CautiousBefore,
+    CautiousFused,
 }
 
 /// The decay of one step: w loses `factor` times w.
@@ -23,6 +20,8 @@ pub(crate) struct DecayStep {
 }
 
 /// Combines weight `w`, update `u` and decay factor `d` into the next weight.
+///
+/// Everywhere w - d w rather than (1 - d) w: rounding 1 - d to f32 would lose a small d.
 pub(crate) trait Apply: Copy {
     fn apply(self, w: f32, u: f32, d: f32) -> f32;
 }
@@ -35,8 +34,10 @@ pub(crate) struct Before;
 pub(crate) struct Fused;
 #[derive(Clone, Copy)]
 pub(crate) struct After;
+/// `A`, but only where the update does not already pull the weight away from zero.
+#[derive(Clone, Copy)]
+pub(crate) struct Cautious<A>(pub(crate) A);
 
-// w - d w rather than (1 - d) w: rounding 1 - d to f32 would lose a small d.
 impl Apply for NoDecay {
     #[inline(always)]
     fn apply(self, w: f32, u: f32, _: f32) -> f32 {
@@ -66,41 +67,47 @@ impl Apply for After {
     }
 }
 
+impl<A: Apply> Apply for Cautious<A> {
+    #[inline(always)]
+    fn apply(self, w: f32, u: f32, d: f32) -> f32 {
+        // u w >= 0 without the product, which underflows. `&` so that the loop has no branch.
+        let opposed = ((u > 0.0) & (w < 0.0)) | ((u < 0.0) & (w > 0.0));
+        self.0.apply(w, u, if opposed { 0.0 } else { d })
+    }
+}
+
 /// Runs `$call` with `$apply` bound to the type of `$order`, so that the loop inside holds no
 /// branch.
 macro_rules! with_order {
-    ($order:expr, $apply:ident => $call:expr) => {
+    ($order:expr, $apply:ident => $call:expr) => {{
+        use $crate::kernel::order::{After, Before, Cautious, Fused, NoDecay, Order};
         match $order {
-            $crate::apply::Order::None => {
-                let $apply = $crate::apply::NoDecay;
+            Order::None => {
+                let $apply = NoDecay;
                 $call
             }
-            $crate::apply::Order::Before => {
-                let $apply = $crate::apply::Before;
+            Order::Before => {
+                let $apply = Before;
                 $call
             }
-            $crate::apply::Order::Fused => {
-                let $apply = $crate::apply::Fused;
+            Order::Fused => {
+                let $apply = Fused;
                 $call
             }
-            $crate::apply::Order::After => {
-                let $apply = $crate::apply::After;
+            Order::After => {
+                let $apply = After;
+                $call
+            }
+            Order::CautiousBefore => {
+                let $apply = Cautious(Before);
+                $call
+            }
+            Order::CautiousFused => {
+                let $apply = Cautious(Fused);
                 $call
             }
         }
-    };
+    }};
 }
 
-/// Compiles `$portable` three times and defines `$name`, which picks at run time. Features are
-/// listed: names such as `x86-64-v4` would also demand features the loops do not use.
-macro_rules! dispatched {
-    ($name:ident => $portable:ident($($arg:ident: $ty:ty),* $(,)?)) => {
-        #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
-        #[allow(clippy::too_many_arguments)] // one slice per array, so that none can alias
-        pub(crate) fn $name($($arg: $ty),*) {
-            $portable($($arg),*);
-        }
-    };
-}
-
-pub(crate) use {dispatched, with_order};
+pub(crate) use with_order;
