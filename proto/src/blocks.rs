@@ -8,8 +8,8 @@ use crate::manifest::{Manifest, Role, Tensor};
 
 /// Elements per block unless the job says otherwise: 1 MiB of f32.
 pub const BLOCK_ELEMENTS_DEFAULT: u64 = 1 << 18;
-/// Largest block: 16 MiB of f32.
-pub const BLOCK_ELEMENTS_MAX: u64 = 1 << 22;
+/// Largest block: 4 MiB of f32. What arrives is checked on the runtime's threads; larger blocks would hold them too long.
+pub const BLOCK_ELEMENTS_MAX: u64 = 1 << 20;
 
 /// Names a block: run `index` of the flattened tensor `tensor`.
 ///

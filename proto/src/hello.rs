@@ -74,3 +74,30 @@ pub fn check_protocol(found: u32) -> Result<(), Refusal> {
     }
     Err(Refusal::mismatch(RefusalCause::WrongProtocol, "protocol version", PROTOCOL_VERSION, found))
 }
+
+impl Fingerprint {
+    /// This build on this machine, computing on `threads` threads of `device`.
+    #[must_use]
+    pub fn of_this_process(threads: u32, device: &str) -> Fingerprint {
+        let build = format!("{} {}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+        Fingerprint { build, cpu_features: cpu_features(), threads, device: device.to_owned() }
+    }
+}
+
+/// The vector features that numeric libraries choose their kernels by.
+#[cfg(target_arch = "x86_64")]
+fn cpu_features() -> String {
+    let found = [
+        ("avx", std::is_x86_feature_detected!("avx")),
+        ("avx2", std::is_x86_feature_detected!("avx2")),
+        ("fma", std::is_x86_feature_detected!("fma")),
+        ("f16c", std::is_x86_feature_detected!("f16c")),
+        ("avx512f", std::is_x86_feature_detected!("avx512f")),
+    ];
+    found.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect::<Vec<_>>().join("+")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_features() -> String {
+    String::new()
+}

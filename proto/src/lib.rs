@@ -39,6 +39,12 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// f32 elements and its header, with room to spare.
 pub const MESSAGE_BYTES_MAX: usize = 4 * blocks::BLOCK_ELEMENTS_MAX as usize + (1 << 20);
 
+/// Most bytes of tensor data one `Pull` may ask for.
+pub const PULL_BYTES_MAX: usize = 4 * blocks::BLOCK_ELEMENTS_MAX as usize;
+
+/// Most blocks one `Pull` may ask for.
+pub const PULL_BLOCKS_MAX: usize = 8192;
+
 /// HTTP/2 frame size both ends ask for, in bytes. The default of 16 KiB halves the throughput of
 /// block-sized messages.
 pub const HTTP2_FRAME_BYTES: u32 = 1 << 20;

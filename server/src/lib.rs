@@ -1,1 +1,28 @@
-//! placeholder
+//! The server of halflife: owns blocks, applies steps, and, on server 0, leads the job.
+//!
+//! The map, from the wire inwards:
+//! - [`server`] starts and ends a whole server; `main.rs` is its command line.
+//! - [`data_service`] and [`lead::control_service`] are the edges: parse, call, answer.
+//!   `outbox` holds what waits to be sent to one worker.
+//! - [`shard`] is the part of a job one server holds; [`node`] carries out the lead's orders on it;
+//!   [`follower`] is the link of a server that does not lead.
+//! - [`block`] is one block: what it has gathered, the canonical sum, the update, its versions.
+//! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
+//! - [`config`] reads the job file. `registry` is the one file that touches dashmap.
+
+pub mod block;
+pub mod compute;
+pub mod config;
+pub mod data_service;
+pub mod follower;
+pub mod lead;
+pub mod node;
+mod outbox;
+pub mod placement;
+mod progress;
+mod registry;
+pub mod server;
+pub mod shard;
+
+pub use config::{ConfigError, JobSpec};
+pub use server::{Part, RunningServer, ServerEnd, ServerError, ServerOptions, start};

@@ -1,0 +1,335 @@
+//! One block: its weights, its planes, and the life of a step in it.
+//!
+//! gathered -> (reduced) -> applied. [`Block::contribute`] decides under the block's lock and
+//! never computes under it: when a step is whole it hands out an [`Update`] that owns everything
+//! the arithmetic needs, and [`Block::install`] takes the result back. While an update is out, the
+//! weights of the step before stay readable.
+//!
+//! Two versions of the weights are kept (DESIGN.md rule 3): a contribution to step t + 1 proves that
+//! its sender has every block at t, so nobody needs t - 1 once that step is applied.
+
+mod gathering;
+mod sum;
+mod update;
+mod weights;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use halflife_optim::{Optimizer, TensorRule};
+use halflife_proto::blocks::BlockId;
+use halflife_proto::contribution::{Contribution, Outcome, Payload};
+use halflife_proto::ids::Step;
+use halflife_proto::job::Combine;
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::slots::{SlotRange, SlotTree};
+
+use gathering::{Gathering, Held};
+pub use sum::magnitude_max;
+pub use update::{Applied, Update};
+pub use weights::Version;
+
+use crate::config::NonfinitePolicy;
+
+/// How the blocks of a tensor change from step to step.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// By the optimizer, with the tensor's settings.
+    Optimized(Arc<TensorRule>),
+    /// To the mean over slots.
+    Averaged,
+    /// Never.
+    Never,
+}
+
+/// What all blocks of a job have in common.
+#[derive(Debug)]
+pub struct Rules {
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// The tree over the slots.
+    pub slots: SlotTree,
+    /// How slots combine.
+    pub combine: Combine,
+    /// What a NaN or infinity does.
+    pub nonfinite: NonfinitePolicy,
+    /// Steps in the run.
+    pub steps: Step,
+}
+
+/// Arrays of optimizer state beside the weights, in the optimizer's order of planes.
+pub type Planes = Vec<Vec<f32>>;
+
+/// A block and its lock.
+#[derive(Debug)]
+pub struct Block {
+    id: BlockId,
+    elements: usize,
+    change: Change,
+    rules: Arc<Rules>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    gathering: Gathering,
+    /// Newest weights; `None` before the initialization.
+    current: Option<Version>,
+    /// The step before.
+    previous: Option<Version>,
+    /// `None` while an update has them.
+    planes: Option<Planes>,
+    /// Updates this block's tensor has had: what bias correction counts.
+    updates: u64,
+    /// BLAKE3 of the initial weights, to recognize a repeated initialization.
+    initial_digest: Option<blake3::Hash>,
+}
+
+/// What a contribution led to.
+#[derive(Debug)]
+pub enum Contributed {
+    /// Noted; nothing further to do.
+    Noted(Outcome),
+    /// It completed the step: compute this and [`Block::install`] the result.
+    Ready(Outcome, Box<Update>),
+    /// It set the first weights, which are installed.
+    Initialized,
+    /// It completed a step that must not be applied: the job has to stop.
+    Halt(Refusal),
+}
+
+impl Block {
+    /// A block without weights.
+    #[must_use]
+    pub fn new(id: BlockId, elements: usize, change: Change, rules: Arc<Rules>) -> Block {
+        let planes = match &change {
+            Change::Optimized(_) => {
+                rules.optimizer.planes().iter().map(|plane| vec![plane.initial; elements]).collect()
+            }
+            Change::Averaged | Change::Never => Planes::new(),
+        };
+        let state = State {
+            gathering: Gathering::new(rules.slots),
+            current: None,
+            previous: None,
+            planes: Some(planes),
+            updates: 0,
+            initial_digest: None,
+        };
+        Block { id, elements, change, rules, state: Mutex::new(state) }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> BlockId {
+        self.id
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+
+    /// Whether steps change it.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        !matches!(self.change, Change::Never)
+    }
+
+    /// Newest weights, `None` before the initialization.
+    #[must_use]
+    pub fn current(&self) -> Option<Version> {
+        self.lock().current.clone()
+    }
+
+    /// The weights of exactly `step`, if still (or already) kept. A frozen block is the same at
+    /// every step.
+    #[must_use]
+    pub fn at(&self, step: Step) -> Option<Version> {
+        let state = self.lock();
+        if !self.changes() {
+            return state.current.as_ref().map(|version| version.carried_to(step));
+        }
+        [&state.current, &state.previous].into_iter().flatten().find(|version| version.step == step).cloned()
+    }
+
+    /// Takes a contribution, already known to be of this job's generation.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with what was expected and what came; the block is unchanged.
+    pub fn contribute(&self, contribution: Contribution) -> Result<Contributed, Refusal> {
+        if let Payload::Dense(data) = &contribution.payload
+            && data.len() != 4 * self.elements
+        {
+            let found = format!("{} bytes", data.len());
+            let expected = format!("{} bytes ({} f32)", 4 * self.elements, self.elements);
+            return Err(Refusal::mismatch(RefusalCause::WrongSize, format!("data of {}", self.id), expected, found));
+        }
+        if contribution.step == Step::ZERO {
+            return self.initialize(&contribution);
+        }
+        if !self.changes() {
+            let what = format!("contribution to {}", self.id);
+            return Err(Refusal::mismatch(
+                RefusalCause::Malformed,
+                what,
+                "a tensor that is not frozen",
+                "a frozen one",
+            ));
+        }
+        self.check_node(&contribution)?;
+        let magnitude_max = match &contribution.payload {
+            Payload::Dense(data) => magnitude_max(data),
+            Payload::Absent | Payload::Nonfinite => 0.0,
+        };
+        if !magnitude_max.is_finite() {
+            let what = format!("dense contribution to {}", self.id);
+            let expected = "finite values (a slot with NaN or infinity is sent as nonfinite)";
+            return Err(Refusal::mismatch(RefusalCause::NonfiniteData, what, expected, magnitude_max));
+        }
+        self.gather(contribution, magnitude_max)
+    }
+
+    fn check_node(&self, contribution: &Contribution) -> Result<(), Refusal> {
+        let Contribution { slots, weight, .. } = *contribution;
+        if !self.rules.slots.is_node(slots) {
+            let expected = format!("a node of the tree over {} slots", self.rules.slots.slots());
+            return Err(Refusal::mismatch(RefusalCause::MisalignedSlots, "slot range", expected, slots));
+        }
+        let count = f64::from(slots.count());
+        #[expect(clippy::float_cmp, reason = "slot counts are exact in f64")]
+        if self.rules.combine != Combine::WeightedMean && weight != count {
+            let what = format!("sample weight of {slots}");
+            return Err(Refusal::mismatch(RefusalCause::InvalidWeight, what, count, weight));
+        }
+        Ok(())
+    }
+
+    fn gather(&self, contribution: Contribution, magnitude_max: f32) -> Result<Contributed, Refusal> {
+        let Contribution { step, slots, weight, payload, .. } = contribution;
+        let mut state = self.lock();
+        let Some(current) = &state.current else {
+            return Err(Refusal::new(RefusalCause::NotInitialized, format!("{} has no weights yet", self.id)));
+        };
+        if step <= current.step {
+            return Ok(Contributed::Noted(Outcome::AlreadyApplied));
+        }
+        let next = current.step.next();
+        if step > next || next > self.rules.steps {
+            let expected = format!("at most {}", next.min(self.rules.steps));
+            return Err(Refusal::mismatch(
+                RefusalCause::StepAhead,
+                format!("contribution to {}", self.id),
+                expected,
+                step,
+            ));
+        }
+        if state.planes.is_none() {
+            return Ok(Contributed::Noted(Outcome::Duplicate)); // the step is whole and being computed
+        }
+        let outcome = state.gathering.add(Held { slots, weight, payload, magnitude_max });
+        if outcome == Outcome::Duplicate || !state.gathering.is_complete() {
+            return Ok(Contributed::Noted(outcome));
+        }
+        if let Some(refusal) = self.reason_to_halt(step, &state) {
+            return Ok(Contributed::Halt(refusal));
+        }
+        Ok(Contributed::Ready(outcome, Box::new(self.start_update(&mut state, step))))
+    }
+
+    /// Why a complete step must not be applied, if so.
+    fn reason_to_halt(&self, step: Step, state: &State) -> Option<Refusal> {
+        let held = state.gathering.held();
+        let nonfinite = |held: &&Held| matches!(held.payload, Payload::Nonfinite);
+        if let Some(node) = held.iter().find(nonfinite) {
+            return match self.rules.nonfinite {
+                NonfinitePolicy::Skip => None,
+                NonfinitePolicy::Stop => {
+                    let message = format!(
+                        "the gradient of {step}, {} held NaN or infinity (job.nonfinite = \"stop\")",
+                        node.slots
+                    );
+                    Some(Refusal::new(RefusalCause::NonfiniteData, message))
+                }
+            };
+        }
+        // No partial sum exceeds the sum of the magnitudes; only beyond that is a closer look needed.
+        let bound: f64 = held.iter().map(|held| f64::from(held.magnitude_max)).sum();
+        (bound > f64::from(f32::MAX) && update::sum_overflows(self.rules.slots.root(), held, self.elements)).then(
+            || {
+                Refusal::new(
+                    RefusalCause::NonfiniteData,
+                    format!("the gradient sum of {step} overflows f32 in {}", self.id),
+                )
+            },
+        )
+    }
+
+    fn start_update(&self, state: &mut State, step: Step) -> Update {
+        let held = state.gathering.take();
+        let recycled = state.previous.take().and_then(Version::reclaim);
+        let before = state.current.clone().expect("a block that gathers has weights");
+        let planes = state.planes.take().expect("a block that gathers has its planes");
+        Update::new(self.rules.clone(), self.change.clone(), step, state.updates, held, before, recycled, planes)
+    }
+
+    /// Takes the result of an update: the new weights are now the current ones.
+    pub fn install(&self, applied: Applied) -> Version {
+        let mut state = self.lock();
+        state.previous = state.current.replace(applied.weights.clone());
+        state.planes = Some(applied.planes);
+        state.updates = applied.updates;
+        applied.weights
+    }
+
+    fn initialize(&self, contribution: &Contribution) -> Result<Contributed, Refusal> {
+        let slots = SlotRange { begin: 0, end: 1 };
+        if contribution.slots != slots {
+            return Err(Refusal::mismatch(
+                RefusalCause::MisalignedSlots,
+                "slot range of step 0",
+                slots,
+                contribution.slots,
+            ));
+        }
+        let Payload::Dense(data) = &contribution.payload else {
+            let what = format!("initialization of {}", self.id);
+            return Err(Refusal::mismatch(RefusalCause::Malformed, what, "dense data", "none"));
+        };
+        let magnitude = magnitude_max(data);
+        if !magnitude.is_finite() {
+            let what = format!("initialization of {}", self.id);
+            return Err(Refusal::mismatch(RefusalCause::NonfiniteData, what, "finite values", magnitude));
+        }
+        let digest = blake3::hash(data);
+        let mut state = self.lock();
+        match state.initial_digest {
+            Some(known) if known == digest => Ok(Contributed::Noted(Outcome::AlreadyApplied)),
+            Some(known) => {
+                let what = format!("initialization of {}", self.id);
+                let shown = |hash: blake3::Hash| format!("weights of digest {}", &hash.to_hex()[..16]);
+                Err(Refusal::mismatch(RefusalCause::InitializationDiffers, what, shown(known), shown(digest)))
+            }
+            None => {
+                let values = data.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect();
+                state.initial_digest = Some(digest);
+                state.current = Some(Version::new(Step::ZERO, 0.0, 0.0, values));
+                Ok(Contributed::Initialized)
+            }
+        }
+    }
+
+    /// Bytes of gradient data waiting for the rest of their step.
+    #[must_use]
+    pub fn gathered_bytes(&self) -> usize {
+        self.lock().gathering.bytes()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is a few assignments that cannot panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! The canonical sum of a step's contributions, tile by tile (DESIGN.md rule 2).
+//!
+//! A [`SumPlan`] is the tree over the held nodes flattened into loads and additions on a few
+//! tile-sized registers; it is made once per block and step and run for every tile, so the sum, the
+//! scaling and the update all happen while a tile is in cache.
+//!
+//! Order of every floating-point sum: left child + right child, f32, at each node. `absent` is the
+//! identity: absent + x = x bit for bit.
+
+use halflife_proto::contribution::Payload;
+use halflife_proto::slots::SlotRange;
+
+use super::gathering::Held;
+
+/// Elements of one tile: its registers, two weights and two moments (f32) stay within a common
+/// 256 KiB second-level cache and mostly within the first.
+pub const TILE_ELEMENTS: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    /// register = held
+    Load { register: usize, held: usize },
+    /// register += held
+    AddHeld { register: usize, held: usize },
+    /// register += register + 1
+    AddNext { register: usize },
+}
+
+/// How to sum one step of one block.
+#[derive(Debug)]
+pub struct SumPlan {
+    ops: Vec<Op>,
+    registers: usize,
+}
+
+impl SumPlan {
+    /// The plan for `held` (disjoint nodes that cover `root`); `None` when all of it is absent.
+    #[must_use]
+    pub fn new(root: SlotRange, held: &[Held]) -> Option<SumPlan> {
+        let mut plan = SumPlan { ops: Vec::new(), registers: 0 };
+        plan.visit(root, held, 0, false).then_some(plan)
+    }
+
+    /// Emits the ops that leave the sum of `node` in `register` (or add it there, where the parent
+    /// allows that for a single load); false when the node is absent.
+    fn visit(&mut self, node: SlotRange, held: &[Held], register: usize, add: bool) -> bool {
+        if let Some(index) = held.iter().position(|held| held.slots.covers(node)) {
+            if !matches!(held[index].payload, Payload::Dense(_)) {
+                return false;
+            }
+            self.registers = self.registers.max(register + 1);
+            self.ops.push(match add {
+                true => Op::AddHeld { register, held: index },
+                false => Op::Load { register, held: index },
+            });
+            return true;
+        }
+        let Some((left, right)) = node.children() else {
+            return false; // an uncovered leaf: complete gatherings have none
+        };
+        let left_present = self.visit(left, held, register, false);
+        let right_is_held = held.iter().any(|held| held.slots.covers(right));
+        match (left_present, right_is_held) {
+            (false, _) => self.visit(right, held, register, false),
+            (true, true) => {
+                self.visit(right, held, register, true);
+                true
+            }
+            (true, false) => {
+                if self.visit(right, held, register + 1, false) {
+                    self.ops.push(Op::AddNext { register });
+                }
+                true
+            }
+        }
+    }
+
+    /// Memory for the plan's registers.
+    #[must_use]
+    pub fn registers(&self) -> Vec<[f32; TILE_ELEMENTS]> {
+        vec![[0.0; TILE_ELEMENTS]; self.registers]
+    }
+
+    /// Sums elements `[begin, begin + len)` of the held payloads into the first `len` elements of
+    /// register 0 and multiplies by `scale`. `len` is at most [`TILE_ELEMENTS`].
+    pub fn run<'a>(
+        &self,
+        held: &[Held],
+        begin: usize,
+        len: usize,
+        scale: f32,
+        registers: &'a mut [[f32; TILE_ELEMENTS]],
+    ) -> &'a [f32] {
+        for op in &self.ops {
+            match *op {
+                Op::Load { register, held: index } => {
+                    load(&mut registers[register][..len], tile(&held[index], begin, len))
+                }
+                Op::AddHeld { register, held: index } => {
+                    add(&mut registers[register][..len], tile(&held[index], begin, len))
+                }
+                Op::AddNext { register } => {
+                    let (low, high) = registers.split_at_mut(register + 1);
+                    for (sum, term) in low[register][..len].iter_mut().zip(&high[0][..len]) {
+                        *sum += term;
+                    }
+                }
+            }
+        }
+        let sum = &mut registers[0][..len];
+        #[expect(clippy::float_cmp, reason = "exactly one is the case in which multiplying changes no bit")]
+        if scale != 1.0 {
+            sum.iter_mut().for_each(|value| *value *= scale);
+        }
+        sum
+    }
+}
+
+fn tile(held: &Held, begin: usize, len: usize) -> &[u8] {
+    match &held.payload {
+        Payload::Dense(data) => &data[4 * begin..4 * (begin + len)],
+        Payload::Absent | Payload::Nonfinite => &[],
+    }
+}
+
+/// Gradient bytes come from the network at any alignment; reading them as little-endian words
+/// compiles to unaligned vector loads.
+fn words(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word))
+}
+
+fn load(register: &mut [f32], bytes: &[u8]) {
+    register.iter_mut().zip(words(bytes)).for_each(|(value, word)| *value = word);
+}
+
+fn add(register: &mut [f32], bytes: &[u8]) {
+    register.iter_mut().zip(words(bytes)).for_each(|(value, word)| *value += word);
+}
+
+/// Largest magnitude among little-endian f32 values; infinity or NaN if any value is that.
+///
+/// Compares the bits without their sign: for f32 that is the order of magnitudes, with infinity
+/// above every number and NaN above infinity.
+#[must_use]
+pub fn magnitude_max(bytes: &[u8]) -> f32 {
+    let (words, _) = bytes.as_chunks::<4>();
+    let bits = words.iter().map(|word| u32::from_le_bytes(*word) & 0x7fff_ffff).fold(0, u32::max);
+    f32::from_bits(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use halflife_proto::slots::SlotTree;
+    use proptest::prelude::*;
+
+    fn dense(slots: SlotRange, values: &[f32]) -> Held {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Held { slots, weight: 1.0, payload: Payload::Dense(Bytes::from(bytes)), magnitude_max: 0.0 }
+    }
+
+    /// The definition, one element at a time.
+    fn reference(node: SlotRange, leaves: &[Option<f32>]) -> Option<f32> {
+        match node.children() {
+            None => leaves[node.begin as usize],
+            Some((left, right)) => match (reference(left, leaves), reference(right, leaves)) {
+                (Some(a), Some(b)) => Some(a + b),
+                (a, b) => a.or(b),
+            },
+        }
+    }
+
+    fn split(node: SlotRange, choices: &mut impl Iterator<Item = bool>) -> Vec<SlotRange> {
+        match node.children() {
+            Some((left, right)) if choices.next().unwrap_or(false) => {
+                let mut nodes = split(left, choices);
+                nodes.extend(split(right, choices));
+                nodes
+            }
+            _ => vec![node],
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_into_nodes_gives_the_bits_of_the_tree(
+            leaves in proptest::collection::vec(proptest::option::weighted(0.8, -1e3f32..1e3), 1..40),
+            choices in proptest::collection::vec(any::<bool>(), 80),
+        ) {
+            let root = SlotTree::new(leaves.len() as u32).unwrap().root();
+            let held: Vec<Held> = split(root, &mut choices.into_iter())
+                .into_iter()
+                .map(|node| match reference(node, &leaves) {
+                    Some(value) => dense(node, &[value, -value]),
+                    None => Held { slots: node, weight: 1.0, payload: Payload::Absent, magnitude_max: 0.0 },
+                })
+                .collect();
+            let expected = reference(root, &leaves);
+            let found = SumPlan::new(root, &held).map(|plan| plan.run(&held, 0, 2, 1.0, &mut plan.registers()).to_vec());
+            prop_assert_eq!(
+                found.map(|values| (values[0].to_bits(), values[1].to_bits())),
+                expected.map(|value| (value.to_bits(), (-value).to_bits()))
+            );
+        }
+    }
+
+    #[test]
+    fn a_tile_is_its_part_of_the_block_scaled() {
+        let tree = SlotTree::new(2).unwrap();
+        let (left, right) = tree.root().children().unwrap();
+        let held = [dense(left, &[1.0, 2.0, 3.0]), dense(right, &[10.0, 20.0, 30.0])];
+        let plan = SumPlan::new(tree.root(), &held).unwrap();
+        assert_eq!(plan.run(&held, 1, 2, 0.5, &mut plan.registers()), [11.0, 16.5]);
+    }
+
+    #[test]
+    fn the_largest_magnitude_sees_nan_and_infinity_through_any_sign() {
+        let of = |values: &[f32]| magnitude_max(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>());
+        assert_eq!(of(&[]), 0.0);
+        assert_eq!(of(&[1.0, -3.0, 2.0, -0.0]), 3.0);
+        assert!(of(&[1.0, f32::NEG_INFINITY]).is_infinite());
+        assert!(of(&[f32::INFINITY, -f32::NAN, 1.0]).is_nan());
+    }
+}

@@ -1,0 +1,208 @@
+//! A block's answers to whatever may come, and the bits of its steps.
+
+use super::*;
+use bytes::Bytes;
+use halflife_optim::OptimizerConfig;
+use halflife_proto::ids::{Generation, TensorIndex};
+
+const ID: BlockId = BlockId { tensor: TensorIndex(0), index: 0 };
+
+fn rules(combine: Combine, nonfinite: NonfinitePolicy) -> Arc<Rules> {
+    let config: OptimizerConfig =
+        halflife_proto::strict_toml::from_str("algorithm = \"sgd\"\nlr = 0.5").expect("a valid optimizer");
+    Arc::new(Rules {
+        optimizer: Optimizer::new(&config, 10).expect("a valid optimizer"),
+        slots: SlotTree::new(4).unwrap(),
+        combine,
+        nonfinite,
+        steps: Step(10),
+    })
+}
+
+fn block(rules: &Arc<Rules>) -> Block {
+    let rule = Arc::new(rules.optimizer.tensor("w", &[2]));
+    Block::new(ID, 2, Change::Optimized(rule), rules.clone())
+}
+
+fn bytes(values: &[f32]) -> Payload {
+    Payload::Dense(Bytes::from(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>()))
+}
+
+fn contribution(step: u64, slots: (u32, u32), payload: Payload) -> Contribution {
+    let slots = SlotRange::new(slots.0, slots.1).unwrap();
+    let (generation, weight) = (Generation(1), f64::from(slots.count()));
+    Contribution { block: ID, generation, step: Step(step), slots, weight, payload }
+}
+
+fn initialized(rules: &Arc<Rules>) -> Block {
+    let block = block(rules);
+    let first = block.contribute(contribution(0, (0, 1), bytes(&[1.0, 2.0]))).unwrap();
+    assert!(matches!(first, Contributed::Initialized));
+    block
+}
+
+/// Contributes, and computes and installs the step if that makes it whole.
+fn contribute(block: &Block, contribution: Contribution) -> Result<Option<Version>, Refusal> {
+    match block.contribute(contribution)? {
+        Contributed::Ready(_, update) => Ok(Some(block.install(update.run()))),
+        _ => Ok(None),
+    }
+}
+
+fn default_rules() -> Arc<Rules> {
+    rules(Combine::Mean, NonfinitePolicy::Stop)
+}
+
+#[test]
+fn a_step_is_applied_once_when_the_last_slot_is_in() {
+    let block = initialized(&default_rules());
+    assert!(contribute(&block, contribution(1, (0, 2), bytes(&[2.0, 4.0]))).unwrap().is_none());
+    assert!(contribute(&block, contribution(1, (0, 1), bytes(&[9.0, 9.0]))).unwrap().is_none());
+    let version = contribute(&block, contribution(1, (2, 4), bytes(&[2.0, 0.0]))).unwrap().unwrap();
+    // mean over 4 slots: [1, 1]; lr 0.5
+    assert_eq!((version.step, version.values()), (Step(1), &[0.5, 1.5][..]));
+    assert_eq!(version.lr, 0.5);
+    let late = block.contribute(contribution(1, (2, 4), bytes(&[2.0, 0.0]))).unwrap();
+    assert!(matches!(late, Contributed::Noted(Outcome::AlreadyApplied)));
+    assert_eq!(block.at(Step(0)).unwrap().values(), [1.0, 2.0]);
+    assert_eq!(block.at(Step(1)).unwrap().values(), [0.5, 1.5]);
+}
+
+#[test]
+fn bad_contributions_are_refused_by_cause_and_change_nothing() {
+    let block = initialized(&default_rules());
+    let weight = |weight| Contribution { weight, ..contribution(1, (0, 2), Payload::Absent) };
+    for (bad, cause) in [
+        (contribution(1, (0, 4), bytes(&[1.0])), RefusalCause::WrongSize),
+        (contribution(1, (0, 4), bytes(&[1.0, 2.0, 3.0])), RefusalCause::WrongSize),
+        (contribution(1, (0, 4), Payload::Dense(Bytes::from_static(&[0; 7]))), RefusalCause::WrongSize),
+        (contribution(1, (1, 3), bytes(&[1.0, 2.0])), RefusalCause::MisalignedSlots),
+        (contribution(1, (0, 5), bytes(&[1.0, 2.0])), RefusalCause::MisalignedSlots),
+        (contribution(2, (0, 4), bytes(&[1.0, 2.0])), RefusalCause::StepAhead),
+        (contribution(u64::MAX, (0, 4), bytes(&[1.0, 2.0])), RefusalCause::StepAhead),
+        (contribution(1, (0, 4), bytes(&[1.0, f32::NAN])), RefusalCause::NonfiniteData),
+        (contribution(1, (0, 4), bytes(&[f32::NEG_INFINITY, 0.0])), RefusalCause::NonfiniteData),
+        (weight(3.0), RefusalCause::InvalidWeight),
+        (contribution(0, (0, 1), bytes(&[1.0, 2.5])), RefusalCause::InitializationDiffers),
+        (contribution(0, (0, 4), bytes(&[1.0, 2.0])), RefusalCause::MisalignedSlots),
+        (contribution(0, (0, 1), Payload::Absent), RefusalCause::Malformed),
+    ] {
+        assert_eq!(block.contribute(bad.clone()).unwrap_err().cause, cause, "{bad:?}");
+    }
+    assert_eq!(block.gathered_bytes(), 0);
+    assert_eq!(block.current().unwrap().values(), [1.0, 2.0]);
+    let again = block.contribute(contribution(0, (0, 1), bytes(&[1.0, 2.0]))).unwrap();
+    assert!(matches!(again, Contributed::Noted(Outcome::AlreadyApplied)));
+}
+
+#[test]
+fn nothing_is_gathered_before_the_first_weights() {
+    let refusal = block(&default_rules()).contribute(contribution(1, (0, 4), bytes(&[1.0, 2.0]))).unwrap_err();
+    assert_eq!(refusal.cause, RefusalCause::NotInitialized);
+}
+
+#[test]
+fn no_step_follows_the_last() {
+    let block = initialized(&default_rules());
+    for step in 1..=10 {
+        assert!(contribute(&block, contribution(step, (0, 4), Payload::Absent)).unwrap().is_some());
+    }
+    let refusal = block.contribute(contribution(11, (0, 4), Payload::Absent)).unwrap_err();
+    assert_eq!(refusal.cause, RefusalCause::StepAhead);
+}
+
+#[test]
+fn absent_slots_count_in_the_mean_and_an_absent_tensor_is_left_alone() {
+    let block = initialized(&default_rules());
+    contribute(&block, contribution(1, (0, 2), Payload::Absent)).unwrap();
+    let version = contribute(&block, contribution(1, (2, 4), bytes(&[4.0, 4.0]))).unwrap().unwrap();
+    assert_eq!(version.values(), [0.5, 1.5]);
+    let version = contribute(&block, contribution(2, (0, 4), Payload::Absent)).unwrap().unwrap();
+    assert_eq!((version.step, version.values()), (Step(2), &[0.5, 1.5][..]));
+}
+
+#[test]
+fn a_weighted_mean_divides_by_the_sum_of_weights() {
+    let block = initialized(&rules(Combine::WeightedMean, NonfinitePolicy::Stop));
+    let weighted = |slots, weight, payload| Contribution { weight, ..contribution(1, slots, payload) };
+    contribute(&block, weighted((0, 2), 3.0, bytes(&[3.0, 6.0]))).unwrap();
+    let version = contribute(&block, weighted((2, 4), 1.0, bytes(&[1.0, 2.0]))).unwrap().unwrap();
+    assert_eq!(version.values(), [0.5, 1.0]);
+}
+
+#[test]
+fn a_nonfinite_slot_stops_the_job_with_the_block_unapplied() {
+    let block = initialized(&default_rules());
+    contribute(&block, contribution(1, (0, 2), bytes(&[1.0, 1.0]))).unwrap();
+    let Contributed::Halt(refusal) = block.contribute(contribution(1, (2, 4), Payload::Nonfinite)).unwrap() else {
+        panic!("expected a halt");
+    };
+    assert!(refusal.to_string().contains("step 1, slots [2, 4)"), "{refusal}");
+    assert_eq!(block.current().unwrap().step, Step(0));
+}
+
+#[test]
+fn under_skip_a_nonfinite_step_passes_unchanged() {
+    let block = initialized(&rules(Combine::Mean, NonfinitePolicy::Skip));
+    contribute(&block, contribution(1, (0, 2), bytes(&[1.0, 1.0]))).unwrap();
+    let version = contribute(&block, contribution(1, (2, 4), Payload::Nonfinite)).unwrap().unwrap();
+    assert_eq!((version.step, version.values()), (Step(1), &[1.0, 2.0][..]));
+    let version = contribute(&block, contribution(2, (0, 4), bytes(&[4.0, 4.0]))).unwrap().unwrap();
+    assert_eq!(version.values(), [0.5, 1.5]);
+}
+
+#[test]
+fn a_sum_that_overflows_stops_the_job_and_one_that_only_might_does_not() {
+    let huge = f32::MAX * 0.75;
+    let block = initialized(&rules(Combine::Mean, NonfinitePolicy::Skip));
+    contribute(&block, contribution(1, (0, 2), bytes(&[huge, 0.0]))).unwrap();
+    let version = contribute(&block, contribution(1, (2, 4), bytes(&[-huge, 0.0]))).unwrap();
+    assert_eq!(version.unwrap().values(), [1.0, 2.0]);
+    contribute(&block, contribution(2, (0, 2), bytes(&[huge, 0.0]))).unwrap();
+    let halt = block.contribute(contribution(2, (2, 4), bytes(&[huge, 0.0]))).unwrap();
+    assert!(matches!(halt, Contributed::Halt(refusal) if refusal.to_string().contains("overflows")));
+    assert_eq!(block.current().unwrap().step, Step(1));
+}
+
+#[test]
+fn while_a_step_is_computed_the_one_before_stays_readable_and_nothing_is_added() {
+    let block = initialized(&default_rules());
+    let Contributed::Ready(_, update) = block.contribute(contribution(1, (0, 4), bytes(&[4.0, 4.0]))).unwrap() else {
+        panic!("expected a whole step");
+    };
+    let twice = block.contribute(contribution(1, (0, 2), bytes(&[8.0, 8.0]))).unwrap();
+    assert!(matches!(twice, Contributed::Noted(Outcome::Duplicate)));
+    assert_eq!(block.contribute(contribution(2, (0, 4), Payload::Absent)).unwrap_err().cause, RefusalCause::StepAhead);
+    assert_eq!(block.current().unwrap().values(), [1.0, 2.0]);
+    assert_eq!(block.install(update.run()).values(), [0.5, 1.5]);
+}
+
+#[test]
+fn frozen_blocks_take_weights_but_no_gradients() {
+    let rules = default_rules();
+    let block = Block::new(ID, 2, Change::Never, rules);
+    assert!(matches!(block.contribute(contribution(0, (0, 1), bytes(&[1.0, 2.0]))).unwrap(), Contributed::Initialized));
+    let refusal = block.contribute(contribution(1, (0, 4), bytes(&[1.0, 2.0]))).unwrap_err();
+    assert!(refusal.to_string().contains("frozen"), "{refusal}");
+    assert_eq!(block.at(Step(7)).unwrap().values(), [1.0, 2.0]);
+}
+
+#[test]
+fn buffers_become_the_mean_over_slots_even_where_gradients_are_summed() {
+    let rules = rules(Combine::Sum, NonfinitePolicy::Stop);
+    let block = Block::new(ID, 2, Change::Averaged, rules);
+    block.contribute(contribution(0, (0, 1), bytes(&[0.0, 0.0]))).unwrap();
+    let version = contribute(&block, contribution(1, (0, 4), bytes(&[4.0, 8.0]))).unwrap().unwrap();
+    assert_eq!((version.values(), version.lr), (&[1.0, 2.0][..], 0.0));
+}
+
+#[test]
+fn buffers_of_old_versions_are_used_again() {
+    let block = initialized(&default_rules());
+    let mut addresses = std::collections::HashSet::new();
+    for step in 1..=10 {
+        let version = contribute(&block, contribution(step, (0, 4), bytes(&[4.0, 4.0]))).unwrap().unwrap();
+        addresses.insert(version.values().as_ptr());
+    }
+    assert!(addresses.len() <= 3, "{} buffers for 10 steps", addresses.len());
+}

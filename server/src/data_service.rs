@@ -1,0 +1,168 @@
+//! The data service: gradients in, weights out. An edge: it parses, calls the shard, and answers.
+
+use std::sync::Arc;
+
+use halflife_proto::contribution::{Contribution, Outcome, Payload};
+use halflife_proto::hello::Hello;
+use halflife_proto::ids::Step;
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::slots::SlotRange;
+use halflife_proto::v1::{self, data_server::Data, step_request, step_response::Message};
+use halflife_proto::{PULL_BLOCKS_MAX, PULL_BYTES_MAX, wire};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::debug;
+
+use crate::outbox::{Outbox, Outgoing};
+use crate::registry::SessionId;
+use crate::shard::{Shard, ShardPlace};
+
+/// Serves the blocks of the shard in `place`.
+#[derive(Debug, Clone)]
+pub struct DataService {
+    place: Arc<ShardPlace>,
+}
+
+impl DataService {
+    /// Serves whatever shard is put in `place`.
+    #[must_use]
+    pub fn new(place: Arc<ShardPlace>) -> DataService {
+        DataService { place }
+    }
+
+    /// The shard, for a peer that has introduced itself properly.
+    fn shard_for(&self, hello: Option<v1::Hello>) -> Result<(Arc<Shard>, Hello), Refusal> {
+        let hello = wire::read_hello(hello)?;
+        let not_ready =
+            || Refusal::new(RefusalCause::NotReady, "this server has no blocks yet: the job waits for its model");
+        let shard = self.place.get().ok_or_else(not_ready)?;
+        shard.identity().hello().check(&hello)?;
+        Ok((shard, hello))
+    }
+}
+
+#[tonic::async_trait]
+impl Data for DataService {
+    type StepStream = Outgoing;
+
+    async fn step(&self, request: Request<Streaming<v1::StepRequest>>) -> Result<Response<Outgoing>, Status> {
+        let mut incoming = request.into_inner();
+        let first = incoming.message().await?.ok_or_else(|| hello_expected("the end of the stream"))?;
+        let from_step = first.from_step.map(Step);
+        let Some(step_request::Message::Hello(hello)) = first.message else {
+            return Err(hello_expected("another message").into());
+        };
+        let (shard, peer) = self.shard_for(Some(hello))?;
+        let outbox = Arc::new(Outbox::default());
+        outbox.reply(Message::Welcome(v1::Welcome {
+            server: Some((&shard.identity().hello()).into()),
+            server_index: shard.identity().index.0,
+            step: shard.complete().map(|step| step.0),
+        }));
+        let id = shard.open_session(from_step, &outbox)?;
+        debug!(%peer.incarnation, "session opened");
+        let session = Session { shard: shard.clone(), id, outbox: outbox.clone() };
+        let generation = shard.identity().generation;
+        // Reading never waits for writing: the reader is a task of its own, the writer is the
+        // response stream.
+        tokio::spawn(read_contributions(incoming, shard, outbox.clone()));
+        Ok(Response::new(Outgoing::new(outbox, generation, session)))
+    }
+
+    async fn initialize(
+        &self,
+        request: Request<v1::InitializeRequest>,
+    ) -> Result<Response<v1::Acknowledgement>, Status> {
+        let request = request.into_inner();
+        let (shard, hello) = self.shard_for(request.hello)?;
+        wire::read_dtype(request.dtype)?;
+        let acknowledgement = shard.contribute(Contribution {
+            block: wire::read_block_id(request.block)?,
+            generation: hello.generation,
+            step: Step::ZERO,
+            slots: SlotRange { begin: 0, end: 1 },
+            weight: 1.0,
+            payload: Payload::Dense(request.data),
+        })?;
+        Ok(Response::new(acknowledgement.into()))
+    }
+
+    async fn push(&self, request: Request<v1::PushRequest>) -> Result<Response<v1::Acknowledgement>, Status> {
+        let request = request.into_inner();
+        let (shard, _) = self.shard_for(request.hello)?;
+        let contribution = wire::read_contribution(wire::required(request.contribution, "contribution")?)?;
+        Ok(Response::new(shard.contribute(contribution)?.into()))
+    }
+
+    async fn pull(&self, request: Request<v1::PullRequest>) -> Result<Response<v1::PullResponse>, Status> {
+        let request = request.into_inner();
+        let (shard, _) = self.shard_for(request.hello)?;
+        if request.blocks.len() > PULL_BLOCKS_MAX {
+            let found = format!("{} blocks", request.blocks.len());
+            return Err(too_large(format!("at most {PULL_BLOCKS_MAX} blocks"), found).into());
+        }
+        let ids = request.blocks.into_iter().map(|id| wire::read_block_id(Some(id))).collect::<Result<Vec<_>, _>>()?;
+        let (step, blocks) = shard.pull(&ids, request.step.map(Step))?;
+        let bytes: usize = blocks.iter().map(|block| block.data.len()).sum();
+        if bytes > PULL_BYTES_MAX {
+            return Err(too_large(format!("at most {PULL_BYTES_MAX} bytes"), format!("{bytes} bytes")).into());
+        }
+        Ok(Response::new(v1::PullResponse { step: step.0, blocks: blocks.into_iter().map(Into::into).collect() }))
+    }
+}
+
+fn too_large(expected: String, found: String) -> Refusal {
+    Refusal::mismatch(RefusalCause::TooLarge, "pull", expected, found)
+}
+
+fn hello_expected(found: &str) -> Refusal {
+    Refusal::mismatch(RefusalCause::Malformed, "first message of a step stream", "hello", found)
+}
+
+/// Closes its session when the connection lets go of the response stream.
+struct Session {
+    shard: Arc<Shard>,
+    id: SessionId,
+    outbox: Arc<Outbox>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shard.close_session(self.id);
+        self.outbox.close(None);
+    }
+}
+
+async fn read_contributions(mut incoming: Streaming<v1::StepRequest>, shard: Arc<Shard>, outbox: Arc<Outbox>) {
+    while !outbox.is_closed() {
+        match incoming.message().await {
+            Ok(Some(request)) => {
+                if let Some(reply) = answer(&shard, request) {
+                    outbox.reply(reply);
+                }
+            }
+            // The peer has finished sending (or is gone): what it still has to receive goes on.
+            Ok(None) => return,
+            Err(status) => {
+                debug!(%status, "session ended by its peer");
+                outbox.close(Some(status));
+                return;
+            }
+        }
+    }
+}
+
+/// The reply a request needs, if any: contributions that count are answered by the step's weights.
+fn answer(shard: &Arc<Shard>, request: v1::StepRequest) -> Option<Message> {
+    let contribution = match request.message {
+        Some(step_request::Message::Contribution(contribution)) => wire::read_contribution(contribution),
+        Some(step_request::Message::Hello(_)) => {
+            Err(Refusal::mismatch(RefusalCause::Malformed, "step stream", "one hello", "another"))
+        }
+        None => Err(Refusal::mismatch(RefusalCause::Malformed, "step stream", "a contribution", "an empty message")),
+    };
+    match contribution.and_then(|contribution| shard.contribute(contribution)) {
+        Ok(acknowledgement) if acknowledgement.outcome == Outcome::Added => None,
+        Ok(acknowledgement) => Some(Message::Acknowledgement(acknowledgement.into())),
+        Err(refusal) => Some(Message::Refusal(refusal.into())),
+    }
+}

@@ -1,0 +1,246 @@
+//! The lead's edge: carries out what [`state`] decides.
+//!
+//! One lock around the state and the links keeps effects in the order of the decisions. Nothing
+//! waits under it: links are bounded channels, and one that is full is cut.
+
+mod assignment;
+pub mod control_service;
+mod initial_weights;
+mod state;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use halflife_optim::Optimizer;
+use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+use halflife_proto::job::JobDescription;
+use halflife_proto::manifest::Role;
+use halflife_proto::membership::{Notice, Order, Report};
+use halflife_proto::refusal::Refusal;
+use halflife_proto::slots::SlotTree;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+pub use initial_weights::{InitialWeights, InitialWeightsError};
+pub use state::{LeadState, Phase, Settings};
+
+use crate::config::JobSpec;
+use crate::shard::Identity;
+use state::Effect;
+
+/// Notices that may wait for one worker.
+const NOTICES_MAX: usize = 64;
+
+/// How often silence is looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+/// The lead of a job.
+#[derive(Debug)]
+pub struct Lead {
+    identity: Identity,
+    spec: JobSpec,
+    optimizer: Optimizer,
+    initial_weights: Option<Arc<InitialWeights>>,
+    started: Instant,
+    inner: Mutex<Inner>,
+    /// Changes whenever the state may have; for whoever waits for a phase.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: LeadState,
+    servers: HashMap<ServerIndex, mpsc::Sender<Order>>,
+    workers: HashMap<Incarnation, mpsc::Sender<Notice>>,
+}
+
+impl Lead {
+    /// The lead of a job that nobody has come to yet.
+    #[must_use]
+    pub fn new(identity: Identity, spec: JobSpec, initial_weights: Option<InitialWeights>) -> Arc<Lead> {
+        let settings = Settings {
+            servers: spec.job.servers,
+            slots: SlotTree::new(spec.job.slots).expect("a job spec has at least one slot"),
+            steps: Step(spec.job.steps),
+            block_elements: spec.job.block_elements,
+            initial_tensors: initial_weights.as_ref().map(InitialWeights::shapes),
+            lease: Duration::from_millis(spec.membership.lease_ms),
+        };
+        let inner = Inner { state: LeadState::new(settings), servers: HashMap::new(), workers: HashMap::new() };
+        let optimizer = Optimizer::new(&spec.optimizer, spec.job.steps).expect("a job spec has a valid optimizer");
+        Arc::new(Lead {
+            identity,
+            optimizer,
+            spec,
+            initial_weights: initial_weights.map(Arc::new),
+            started: Instant::now(),
+            inner: Mutex::new(inner),
+            changed: watch::Sender::new(()),
+        })
+    }
+
+    /// Who leads.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The job.
+    #[must_use]
+    pub fn spec(&self) -> &JobSpec {
+        &self.spec
+    }
+
+    /// What everyone may know of the job.
+    #[must_use]
+    pub fn description(&self) -> JobDescription {
+        let job = &self.spec.job;
+        JobDescription {
+            id: self.identity.job.clone(),
+            generation: self.identity.generation,
+            seed: job.seed,
+            slots: job.slots,
+            steps: job.steps,
+            block_elements: job.block_elements,
+            combine: job.combine,
+            mode: job.mode,
+            workload_toml: self.spec.workload_toml(),
+            spec_revision: 0,
+        }
+    }
+
+    /// Learning rate of the newest complete step, for the first trainable tensor (0 before step 1).
+    fn lr(&self, state: &LeadState) -> f64 {
+        let step = state.complete_step().unwrap_or(Step::ZERO);
+        let first = state
+            .model()
+            .and_then(|(manifest, _)| manifest.tensors().iter().find(|tensor| tensor.role == Role::Trainable));
+        match (first, step) {
+            (None, _) | (_, Step::ZERO) => 0.0,
+            (Some(tensor), step) => {
+                let shape: Vec<usize> = tensor.shape.iter().map(|dim| *dim as usize).collect();
+                self.optimizer.factors(&self.optimizer.tensor(&tensor.name, &shape), step.0, step.0).lr()
+            }
+        }
+    }
+
+    /// Reads the state.
+    pub fn read<T>(&self, visit: impl FnOnce(&LeadState) -> T) -> T {
+        visit(&self.lock().state)
+    }
+
+    /// Follows the state: wakes after every change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Looks for silence until the process ends.
+    pub async fn watch_leases(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            self.decide(|state, now| ((), state.tick(now)));
+        }
+    }
+
+    /// Takes a server in: its index, and the orders it will get.
+    ///
+    /// # Errors
+    /// As [`LeadState::register`].
+    pub fn admit_server(
+        &self,
+        incarnation: Incarnation,
+        url: String,
+    ) -> Result<(ServerIndex, mpsc::Receiver<Order>), Refusal> {
+        let (orders, receiver) = mpsc::channel(crate::node::CHANNEL_CAPACITY);
+        let mut inner = self.lock();
+        let index = inner.state.register(incarnation, url.clone())?;
+        info!(%index, url, "a server has joined the job");
+        inner.servers.insert(index, orders);
+        drop(inner);
+        self.changed.send_replace(());
+        Ok((index, receiver))
+    }
+
+    /// Takes a server's reports until they end, which is the loss of the server.
+    pub async fn follow_server(self: Arc<Self>, index: ServerIndex, mut reports: mpsc::Receiver<Report>) {
+        while let Some(report) = reports.recv().await {
+            self.decide(|state, _| {
+                let effects = match report {
+                    Report::Placed(_) => state.placed(index),
+                    Report::Complete(step) => state.complete(index, step),
+                    Report::Halted(refusal) => {
+                        error!(%index, %refusal, "a server has halted");
+                        state.halted(refusal)
+                    }
+                    Report::Register { .. } => Vec::new(), // already registered
+                };
+                ((), effects)
+            });
+        }
+        self.decide(|state, _| ((), state.server_lost(index)));
+        self.lock().servers.remove(&index);
+    }
+
+    /// Opens the notices of a worker; an older link of the same worker ends.
+    #[must_use]
+    fn open_notices(&self, incarnation: Incarnation) -> mpsc::Receiver<Notice> {
+        let (notices, receiver) = mpsc::channel(NOTICES_MAX);
+        let mut inner = self.lock();
+        for notice in inner.state.standing_notices(incarnation) {
+            // The channel is new and holds more than the standing notices.
+            let _ = notices.try_send(notice);
+        }
+        inner.workers.insert(incarnation, notices);
+        receiver
+    }
+
+    /// Lets the state decide and carries out what follows, as one.
+    fn decide<T>(self: &Arc<Self>, decide: impl FnOnce(&mut LeadState, Duration) -> (T, Vec<Effect>)) -> T {
+        let mut inner = self.lock();
+        let (result, effects) = decide(&mut inner.state, self.started.elapsed());
+        let acted = !effects.is_empty();
+        for effect in effects {
+            self.carry_out(&mut inner, effect);
+        }
+        drop(inner);
+        if acted {
+            self.changed.send_replace(());
+        }
+        result
+    }
+
+    fn carry_out(self: &Arc<Self>, inner: &mut Inner, effect: Effect) {
+        match effect {
+            Effect::Order(index, order) => {
+                let full = inner.servers.get(&index).is_some_and(|orders| orders.try_send(order).is_err());
+                if full {
+                    warn!(%index, "a server does not take its orders; it is cut off");
+                    inner.servers.remove(&index);
+                }
+            }
+            Effect::Notify(incarnation, notice) => {
+                let full = inner.workers.get(&incarnation).is_some_and(|notices| notices.try_send(notice).is_err());
+                if full {
+                    inner.workers.remove(&incarnation); // it will open its notices again, or expire
+                }
+            }
+            Effect::LoadInitialWeights => {
+                let servers = inner.servers.clone();
+                let model = inner.state.model().cloned();
+                if let (Some(weights), Some((manifest, placement))) = (self.initial_weights.clone(), model) {
+                    let generation = self.identity.generation;
+                    tokio::spawn(async move { weights.send(generation, &manifest, &placement, &servers).await });
+                }
+            }
+            Effect::Warn(message) => warn!("{message}"),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        // The state machine's methods do not panic half-way.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,275 @@
+//! The control service: an edge that parses, asks the lead, and answers.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+use halflife_proto::membership::{Order, Report};
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::v1::{self, control_server::Control};
+use halflife_proto::wire;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::info;
+
+use super::Lead;
+use super::state::{LeadState, Phase};
+use crate::node::CHANNEL_CAPACITY;
+
+/// Serves the lead's side of the contract; on other servers it refuses with `NOT_LEAD`.
+#[derive(Debug, Clone)]
+pub struct ControlService {
+    lead: Result<Arc<Lead>, Refusal>,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl ControlService {
+    /// Speaks for a lead.
+    #[must_use]
+    pub fn new(lead: Arc<Lead>) -> ControlService {
+        ControlService { lead: Ok(lead) }
+    }
+
+    /// Sends askers to the lead at `url`.
+    #[must_use]
+    pub fn elsewhere(url: &str) -> ControlService {
+        let message = format!("this server does not lead; the lead is at {url}");
+        ControlService { lead: Err(Refusal::new(RefusalCause::NotLead, message)) }
+    }
+
+    fn lead(&self) -> Result<Arc<Lead>, Refusal> {
+        self.lead.clone()
+    }
+}
+
+/// Reads a worker's hello: it may leave out the job and generation, but not name others.
+fn check_worker(lead: &Lead, hello: Option<v1::Hello>) -> Result<halflife_proto::hello::Hello, Refusal> {
+    let mut hello = wire::read_hello(hello)?;
+    let own = lead.identity().hello();
+    if hello.job.is_none() {
+        hello.job = own.job.clone();
+        hello.generation = own.generation;
+    }
+    own.check(&hello)?;
+    Ok(hello)
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    type HeartbeatStream = Responses<v1::Notice>;
+    type RegisterStream = Responses<v1::ServerOrder>;
+
+    async fn describe(&self, _: Request<v1::DescribeRequest>) -> Result<Response<v1::JobDescription>, Status> {
+        Ok(Response::new((&self.lead()?.description()).into()))
+    }
+
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+        let lead = self.lead()?;
+        let request = request.into_inner();
+        let join_as = request.join_as();
+        let hello = check_worker(&lead, request.hello)?;
+        let manifest = wire::read_manifest(request.manifest)?;
+        let mut response = v1::JoinResponse {
+            job: Some((&lead.description()).into()),
+            heartbeat_ms: lead.spec().membership.heartbeat_ms,
+            lease_ms: lead.spec().membership.lease_ms,
+            ..v1::JoinResponse::default()
+        };
+        match join_as {
+            v1::JoinAs::Worker => {
+                let joined =
+                    lead.decide(|state, now| state.join(now, hello.incarnation, hello.fingerprint.clone(), manifest))?;
+                info!(number = joined.number, %hello.incarnation, "a worker has joined");
+                response.placement = Some((&joined.placement).into());
+                response.worker_number = joined.number;
+                response.assignment = Some((&joined.assignment).into());
+                response.step = joined.step.map(|step| step.0);
+            }
+            v1::JoinAs::Client => {
+                let placement = lead.decide(|state, _| state.admit_model(manifest))?;
+                response.placement = Some((&placement).into());
+                response.step = lead.read(LeadState::complete_step).map(|step| step.0);
+            }
+            v1::JoinAs::Unspecified => {
+                return Err(Refusal::mismatch(RefusalCause::Malformed, "join_as", "WORKER or CLIENT", "none").into());
+            }
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<Streaming<v1::HeartbeatRequest>>,
+    ) -> Result<Response<Responses<v1::Notice>>, Status> {
+        let lead = self.lead()?;
+        let mut beats = request.into_inner();
+        let malformed =
+            || Refusal::mismatch(RefusalCause::Malformed, "heartbeats", "a first one", "the end of the stream");
+        let first = beats.message().await?.ok_or_else(malformed)?;
+        let incarnation = take_beat(&lead, first)?;
+        let notices = lead.open_notices(incarnation);
+        let reader = lead.clone();
+        let (fenced, fence) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Ok(Some(beat)) = beats.message().await {
+                if let Err(refusal) = take_beat(&reader, beat) {
+                    let _ = fenced.send(Err(refusal.into())).await; // the worker may be gone already
+                    return;
+                }
+            }
+        });
+        let notices = ReceiverStream::new(notices).map(|notice| Ok(notice.into()));
+        Ok(Response::new(Box::pin(notices.merge(ReceiverStream::new(fence)))))
+    }
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::JobStatus>, Status> {
+        Ok(Response::new(status(&*self.lead()?)))
+    }
+
+    async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
+        let lead = self.lead()?;
+        let hello = check_worker(&lead, request.into_inner().hello)?;
+        info!(%hello.incarnation, "a worker has left");
+        lead.decide(|state, _| ((), state.leave(hello.incarnation)));
+        Ok(Response::new(v1::LeaveResponse {}))
+    }
+
+    async fn register(
+        &self,
+        request: Request<Streaming<v1::ServerReport>>,
+    ) -> Result<Response<Responses<v1::ServerOrder>>, Status> {
+        let lead = self.lead()?;
+        let from = request.remote_addr();
+        let mut incoming = request.into_inner();
+        let expected =
+            |found: &str| Refusal::mismatch(RefusalCause::Malformed, "first report", "a registration", found);
+        let first = incoming.message().await?.ok_or_else(|| expected("the end of the stream"))?;
+        let Report::Register { hello, url } = wire::read_report(first)? else {
+            return Err(expected("another report").into());
+        };
+        let (index, orders) = lead.admit_server(hello.incarnation, reachable_url(&url, from))?;
+        let admission = Order::Admit { lead: lead.identity().hello(), index, job_toml: lead.spec().to_toml() };
+        let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+        tokio::spawn(lead.clone().follow_server(index, receiver));
+        tokio::spawn(async move {
+            // The end of the stream, or a report that makes no sense, is the loss of the server.
+            while let Ok(Some(report)) = incoming.message().await {
+                let Ok(report) = wire::read_report(report) else { return };
+                if reports.send(report).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let orders = tokio_stream::once(admission).chain(ReceiverStream::new(orders)).map(|order| Ok(order.into()));
+        Ok(Response::new(Box::pin(orders)))
+    }
+}
+
+fn take_beat(lead: &Arc<Lead>, beat: v1::HeartbeatRequest) -> Result<Incarnation, Refusal> {
+    let hello = check_worker(lead, beat.hello)?;
+    let unreachable = beat.unreachable.into_iter().map(ServerIndex).collect();
+    lead.decide(|state, now| {
+        let heard = state.heartbeat(now, hello.incarnation, Step(beat.step), unreachable);
+        (heard.map(|()| hello.incarnation), Vec::new())
+    })
+}
+
+/// A server that listens on every address does not know which one it is reached by; its
+/// registration came from it.
+fn reachable_url(url: &str, from: Option<SocketAddr>) -> String {
+    let Some(from) = from else { return url.to_owned() };
+    let host = match from {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    };
+    url.replacen("//0.0.0.0:", &format!("//{host}:"), 1).replacen("//[::]:", &format!("//{host}:"), 1)
+}
+
+/// The job's status as the contract shows it.
+fn status(lead: &Lead) -> v1::JobStatus {
+    let job = Some((&lead.description()).into());
+    lead.read(|state| {
+        let (phase, note) = match state.phase() {
+            Phase::WaitingForServers => {
+                let here = state.servers().iter().flatten().count();
+                (v1::Phase::WaitingForServers, format!("{here} of {} servers are here", state.servers().len()))
+            }
+            Phase::WaitingForWorkers => {
+                (v1::Phase::WaitingForWorkers, "waiting for a worker to show its model".to_owned())
+            }
+            Phase::Initializing => (v1::Phase::Initializing, "waiting for the first weights".to_owned()),
+            Phase::Training if state.workers().is_empty() => {
+                (v1::Phase::Training, "no workers: the job waits".to_owned())
+            }
+            Phase::Training => (v1::Phase::Training, String::new()),
+            Phase::Finished => (v1::Phase::Finished, String::new()),
+            Phase::Stopped(refusal) => (v1::Phase::Stopped, refusal.to_string()),
+        };
+        v1::JobStatus {
+            job,
+            phase: phase.into(),
+            step: state.complete_step().map_or(0, |step| step.0),
+            lr: lead.lr(state),
+            workers: worker_statuses(lead, state),
+            servers: server_statuses(state),
+            promises: vec![bit_reproducibility(state)],
+            note,
+        }
+    })
+}
+
+fn worker_statuses(lead: &Lead, state: &LeadState) -> Vec<v1::WorkerStatus> {
+    let now = lead.started.elapsed();
+    let mut workers: Vec<_> = state
+        .workers()
+        .iter()
+        .map(|(incarnation, worker)| v1::WorkerStatus {
+            number: worker.number,
+            incarnation: incarnation.0,
+            step: worker.step.0,
+            nodes: worker.assignment.nodes.iter().map(|node| (*node).into()).collect(),
+            heartbeat_age_ms: now.saturating_sub(worker.heard_at).as_millis() as u64,
+            fingerprint: Some((&worker.fingerprint).into()),
+        })
+        .collect();
+    workers.sort_by_key(|worker| worker.number);
+    workers
+}
+
+fn server_statuses(state: &LeadState) -> Vec<v1::ServerStatus> {
+    let mut statuses: Vec<_> = state
+        .servers()
+        .iter()
+        .enumerate()
+        .filter_map(|(index, server)| {
+            let server = server.as_ref()?;
+            let step = server.complete.map_or(0, |step| step.0);
+            Some(v1::ServerStatus { index: index as u32, url: server.url.clone(), blocks: 0, bytes: 0, step })
+        })
+        .collect();
+    if let Some((manifest, placement)) = state.model() {
+        for (block, range) in halflife_proto::blocks::all_blocks(manifest, placement.block_elements()) {
+            let owner = placement.server_of(block);
+            if let Some(status) = statuses.iter_mut().find(|status| Some(ServerIndex(status.index)) == owner) {
+                status.blocks += 1;
+                status.bytes += 4 * (range.end - range.start);
+            }
+        }
+    }
+    statuses
+}
+
+fn bit_reproducibility(state: &LeadState) -> v1::PromiseStatus {
+    let mut fingerprints = state.workers().values().map(|worker| &worker.fingerprint);
+    let first = fingerprints.next();
+    let other = fingerprints.find(|fingerprint| Some(*fingerprint) != first);
+    let why = match (first, other) {
+        (Some(first), Some(other)) => format!("workers differ: {first} / {other}"),
+        _ => String::new(),
+    };
+    v1::PromiseStatus { name: "P2 bit-reproducible".to_owned(), holds: why.is_empty(), why }
+}

@@ -1,0 +1,516 @@
+//! What the lead decides: who takes part, who computes what, how the job stands.
+//!
+//! A plain state machine: every method takes the time it happens at (since the lead's start) and
+//! returns what to do about it as [`Effect`]s. No I/O, no clock, no randomness; the edges
+//! (`lead.rs`, `lead/service.rs`) carry the effects out in order.
+//!
+//! An assignment is advice, never a permission: a slot computed twice counts once (rule 1), so the
+//! machine only has to make sure that every slot is assigned to somebody living.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use halflife_proto::hello::Fingerprint;
+use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+use halflife_proto::manifest::{Manifest, Role};
+use halflife_proto::membership::{Assignment, Notice, Order};
+use halflife_proto::placement::Placement;
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::slots::{SlotRange, SlotTree};
+
+use super::assignment::split_slots;
+use crate::placement::balance;
+
+/// The part of the job the lead decides by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Servers that form the job.
+    pub servers: u32,
+    /// The tree over the slots.
+    pub slots: SlotTree,
+    /// Steps in the run.
+    pub steps: Step,
+    /// Elements per block.
+    pub block_elements: u64,
+    /// Initial weights come from a file that holds exactly these tensors, by name and shape.
+    pub initial_tensors: Option<BTreeMap<String, Vec<u64>>>,
+    /// Silence after which a worker is taken for dead.
+    pub lease: Duration,
+}
+
+/// Something to do, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Send an order to a server.
+    Order(ServerIndex, Order),
+    /// Send a notice to a worker.
+    Notify(Incarnation, Notice),
+    /// Read the initial weights from their file and send them to the servers.
+    LoadInitialWeights,
+    /// Worth a person's attention.
+    Warn(String),
+}
+
+/// How the job stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// Not all servers are here.
+    WaitingForServers,
+    /// Nobody has shown a model yet, or its blocks are being placed.
+    WaitingForWorkers,
+    /// The first weights are being set.
+    Initializing,
+    /// Steps are being made.
+    Training,
+    /// The last step is complete everywhere.
+    Finished,
+    /// It ended early.
+    Stopped(Refusal),
+}
+
+/// A server as the lead knows it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its process.
+    pub incarnation: Incarnation,
+    /// Where workers reach it.
+    pub url: String,
+    /// Whether it holds its blocks.
+    pub placed: bool,
+    /// Newest step complete on all its blocks.
+    pub complete: Option<Step>,
+}
+
+/// A worker as the lead knows it.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Its place in the order of joining, from 0; never used again.
+    pub number: u32,
+    /// Its build and machine.
+    pub fingerprint: Fingerprint,
+    /// The step it says it computes.
+    pub step: Step,
+    /// When it was last heard of.
+    pub heard_at: Duration,
+    /// Its newest assignment.
+    pub assignment: Assignment,
+    /// Servers it says it cannot reach.
+    pub unreachable: Vec<ServerIndex>,
+}
+
+/// What a worker learns when it joins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Joined {
+    /// The worker's number.
+    pub number: u32,
+    /// Who holds what.
+    pub placement: Placement,
+    /// Its slots.
+    pub assignment: Assignment,
+    /// Newest step complete on every server.
+    pub step: Option<Step>,
+}
+
+/// The lead's state.
+#[derive(Debug)]
+pub struct LeadState {
+    settings: Settings,
+    /// By index; `None` until one registers (again).
+    servers: Vec<Option<Server>>,
+    workers: BTreeMap<Incarnation, Worker>,
+    workers_joined: u32,
+    model: Option<(Manifest, Placement)>,
+    initial_weights_sent: bool,
+    epoch: u64,
+    finished: bool,
+    stopped: Option<Refusal>,
+}
+
+impl LeadState {
+    /// A job that nobody has come to yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> LeadState {
+        LeadState {
+            servers: vec![None; settings.servers as usize],
+            settings,
+            workers: BTreeMap::new(),
+            workers_joined: 0,
+            model: None,
+            initial_weights_sent: false,
+            epoch: 0,
+            finished: false,
+            stopped: None,
+        }
+    }
+
+    // ---- servers ----
+
+    /// A server wants to take part.
+    ///
+    /// # Errors
+    /// `JOB_FULL` when the job has its servers, `JOB_STOPPED` when it has ended.
+    pub fn register(&mut self, incarnation: Incarnation, url: String) -> Result<ServerIndex, Refusal> {
+        self.check_not_stopped()?;
+        let Some(index) = self.servers.iter().position(Option::is_none) else {
+            let expected = format!("{} servers, all registered", self.settings.servers);
+            return Err(Refusal::mismatch(RefusalCause::JobFull, "registration", expected, "one more"));
+        };
+        self.servers[index] = Some(Server { incarnation, url, placed: false, complete: None });
+        Ok(ServerIndex(index as u32))
+    }
+
+    /// A server holds its blocks.
+    pub fn placed(&mut self, index: ServerIndex) -> Vec<Effect> {
+        if let Some(server) = self.server_mut(index) {
+            server.placed = true;
+        }
+        let from_file = self.settings.initial_tensors.is_some();
+        if self.all_placed() && from_file && !std::mem::replace(&mut self.initial_weights_sent, true) {
+            return vec![Effect::LoadInitialWeights];
+        }
+        Vec::new()
+    }
+
+    /// All blocks of a server are complete at a step.
+    pub fn complete(&mut self, index: ServerIndex, step: Step) -> Vec<Effect> {
+        if let Some(server) = self.server_mut(index) {
+            server.complete = server.complete.max(Some(step));
+        }
+        if self.finished || self.stopped.is_some() || self.complete_step() < Some(self.settings.steps) {
+            return Vec::new();
+        }
+        self.finished = true;
+        let mut effects = self.notify_all(&Notice::Finished(self.settings.steps));
+        effects.extend(self.finish_when_all_left());
+        effects
+    }
+
+    /// A server met an error that ends the job.
+    pub fn halted(&mut self, refusal: Refusal) -> Vec<Effect> {
+        self.stop(refusal)
+    }
+
+    /// A server is gone. Before there is a model another may register in its place; afterwards,
+    /// without a checkpoint to come back from, that ends an unfinished job.
+    pub fn server_lost(&mut self, index: ServerIndex) -> Vec<Effect> {
+        let Some(place) = self.servers.get_mut(index.0 as usize) else { return Vec::new() };
+        let Some(server) = place.take_if(|_| self.model.is_none()).or_else(|| place.clone()) else { return Vec::new() };
+        let message = format!("{index} ({}) is lost", server.url);
+        if self.model.is_none() || self.finished {
+            return vec![Effect::Warn(message)];
+        }
+        let message = format!("{message} and the job keeps no checkpoints to recover it from");
+        self.stop(Refusal::new(RefusalCause::JobStopped, message))
+    }
+
+    fn server_mut(&mut self, index: ServerIndex) -> Option<&mut Server> {
+        self.servers.get_mut(index.0 as usize)?.as_mut()
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().flatten()
+    }
+
+    fn all_placed(&self) -> bool {
+        self.servers.iter().all(|server| server.as_ref().is_some_and(|server| server.placed))
+    }
+
+    /// Newest step complete on every server; `None` before the initialization is.
+    #[must_use]
+    pub fn complete_step(&self) -> Option<Step> {
+        if !self.all_placed() {
+            return None;
+        }
+        // A server without blocks that change says so with the last step.
+        self.present().map(|server| server.complete).min().flatten()
+    }
+
+    // ---- workers ----
+
+    /// A worker joins, or asks again with the same incarnation.
+    ///
+    /// # Errors
+    /// `NOT_READY` while servers are missing or place their blocks, `MANIFEST_MISMATCH` with the
+    /// differences, `JOB_STOPPED` after the end.
+    pub fn join(
+        &mut self,
+        now: Duration,
+        incarnation: Incarnation,
+        fingerprint: Fingerprint,
+        manifest: Manifest,
+    ) -> (Result<Joined, Refusal>, Vec<Effect>) {
+        let (placement, mut effects) = match self.admit_model(manifest) {
+            (Ok(placement), effects) => (placement, effects),
+            (Err(refusal), effects) => return (Err(refusal), effects),
+        };
+        if !self.workers.contains_key(&incarnation) {
+            effects.extend(self.warn_of_mixed_fingerprints(&fingerprint));
+            let assignment = Assignment { epoch: 0, from_step: Step::ZERO, nodes: Vec::new(), initialize: false };
+            let number = self.workers_joined;
+            self.workers_joined += 1;
+            let worker =
+                Worker { number, fingerprint, step: Step::ZERO, heard_at: now, assignment, unreachable: Vec::new() };
+            self.workers.insert(incarnation, worker);
+            // The others hold the slots of the step under way; the joiner starts with a later one.
+            let from_step = self.complete_step().map_or(Step(1), |complete| complete.next().next());
+            effects.extend(self.reassign(from_step, Some(incarnation)));
+        }
+        let worker = &self.workers[&incarnation];
+        let joined = Joined {
+            number: worker.number,
+            placement,
+            assignment: worker.assignment.clone(),
+            step: self.complete_step(),
+        };
+        (Ok(joined), effects)
+    }
+
+    /// Shows a model: the first one becomes the job's. Gives the placement once it is in effect.
+    ///
+    /// # Errors
+    /// As [`LeadState::join`].
+    pub fn admit_model(&mut self, manifest: Manifest) -> (Result<Placement, Refusal>, Vec<Effect>) {
+        if let Err(refusal) = self.check_not_stopped() {
+            return (Err(refusal), Vec::new());
+        }
+        let present = self.present().count();
+        if present < self.servers.len() {
+            let message = format!("waiting for servers: {present} of {} are here", self.servers.len());
+            return (Err(Refusal::new(RefusalCause::NotReady, message)), Vec::new());
+        }
+        let Some((known, placement)) = &self.model else {
+            return match self.place(manifest) {
+                Ok(effects) => (Err(Refusal::new(RefusalCause::NotReady, "the servers place their blocks")), effects),
+                Err(refusal) => (Err(refusal), Vec::new()),
+            };
+        };
+        let differences = known.differences(&manifest);
+        if !differences.is_empty() {
+            let message = format!("the worker's model is not the job's: {}", differences.join("; "));
+            return (Err(Refusal::new(RefusalCause::ManifestMismatch, message)), Vec::new());
+        }
+        if !self.all_placed() {
+            return (Err(Refusal::new(RefusalCause::NotReady, "the servers place their blocks")), Vec::new());
+        }
+        (Ok(placement.clone()), Vec::new())
+    }
+
+    fn place(&mut self, manifest: Manifest) -> Result<Vec<Effect>, Refusal> {
+        if !manifest.tensors().iter().any(|tensor| matches!(tensor.role, Role::Trainable)) {
+            return Err(Refusal::mismatch(
+                RefusalCause::ManifestMismatch,
+                "manifest",
+                "at least one trainable tensor",
+                "none",
+            ));
+        }
+        if let Some(initial) = &self.settings.initial_tensors {
+            check_initial_tensors(initial, &manifest)?;
+        }
+        let urls = self.present().map(|server| server.url.clone()).collect();
+        let placement = balance(&manifest, 1, self.settings.block_elements, urls)
+            .map_err(|error| Refusal::new(RefusalCause::Malformed, error.to_string()))?;
+        self.model = Some((manifest.clone(), placement.clone()));
+        let order = Order::Place { manifest, placement };
+        Ok((0..self.servers.len()).map(|index| Effect::Order(ServerIndex(index as u32), order.clone())).collect())
+    }
+
+    /// A worker is alive.
+    ///
+    /// # Errors
+    /// `FENCED` for a worker that is not, or no longer, a member.
+    pub fn heartbeat(
+        &mut self,
+        now: Duration,
+        incarnation: Incarnation,
+        step: Step,
+        unreachable: Vec<ServerIndex>,
+    ) -> Result<(), Refusal> {
+        let Some(worker) = self.workers.get_mut(&incarnation) else {
+            let lease_ms = self.settings.lease.as_millis();
+            let message = format!("{incarnation} is no member: it never joined, or was silent for over {lease_ms} ms");
+            return Err(Refusal::new(RefusalCause::Fenced, message));
+        };
+        worker.heard_at = now;
+        worker.step = worker.step.max(step);
+        worker.unreachable = unreachable;
+        Ok(())
+    }
+
+    /// What a worker that has just opened its notices must know.
+    #[must_use]
+    pub fn standing_notices(&self, incarnation: Incarnation) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        if let Some(worker) = self.workers.get(&incarnation) {
+            notices.push(Notice::Assignment(worker.assignment.clone()));
+        }
+        if self.finished {
+            notices.push(Notice::Finished(self.settings.steps));
+        }
+        notices.extend(self.stopped.clone().map(Notice::Stopped));
+        notices
+    }
+
+    /// A worker goes; its slots move at once.
+    pub fn leave(&mut self, incarnation: Incarnation) -> Vec<Effect> {
+        if self.workers.remove(&incarnation).is_none() {
+            return Vec::new();
+        }
+        let mut effects = self.reassign(Step::ZERO, None);
+        effects.extend(self.finish_when_all_left());
+        effects
+    }
+
+    /// Time has passed: workers that were silent for a lease are taken for dead.
+    pub fn tick(&mut self, now: Duration) -> Vec<Effect> {
+        let lease = self.settings.lease;
+        let dead: Vec<(Incarnation, u32)> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| now.saturating_sub(worker.heard_at) > lease)
+            .map(|(incarnation, worker)| (*incarnation, worker.number))
+            .collect();
+        let mut effects = Vec::new();
+        for (incarnation, number) in dead {
+            let message =
+                format!("worker {number} was silent for over {} ms; its slots move to the others", lease.as_millis());
+            effects.push(Effect::Warn(message.clone()));
+            effects.push(Effect::Notify(incarnation, Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))));
+            effects.extend(self.leave(incarnation));
+        }
+        effects
+    }
+
+    /// Shares the slots among the living. `joiner` learns its share from the answer to its join.
+    fn reassign(&mut self, from_step: Step, joiner: Option<Incarnation>) -> Vec<Effect> {
+        self.epoch += 1;
+        let initialized = self.complete_step().is_some();
+        let mut by_number: Vec<(&Incarnation, &mut Worker)> = self.workers.iter_mut().collect();
+        by_number.sort_by_key(|(_, worker)| worker.number);
+        let shares = split_slots(self.settings.slots, by_number.len());
+        let mut effects = Vec::new();
+        for (place, ((incarnation, worker), nodes)) in by_number.into_iter().zip(shares).enumerate() {
+            let initialize = place == 0 && !initialized && self.settings.initial_tensors.is_none();
+            worker.assignment = Assignment { epoch: self.epoch, from_step, nodes, initialize };
+            if Some(*incarnation) != joiner {
+                effects.push(Effect::Notify(*incarnation, Notice::Assignment(worker.assignment.clone())));
+            }
+        }
+        effects
+    }
+
+    fn warn_of_mixed_fingerprints(&self, joining: &Fingerprint) -> Vec<Effect> {
+        let other = self.workers.values().find(|worker| worker.fingerprint != *joining);
+        other
+            .map(|worker| {
+                Effect::Warn(format!(
+                    "workers differ ({} / {joining}): the trained bits may depend on who computes what (promise P2 is off)",
+                    worker.fingerprint
+                ))
+            })
+            .into_iter()
+            .collect()
+    }
+
+    // ---- the end ----
+
+    fn check_not_stopped(&self) -> Result<(), Refusal> {
+        match &self.stopped {
+            Some(refusal) => Err(Refusal::new(RefusalCause::JobStopped, format!("the job has stopped: {refusal}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn stop(&mut self, refusal: Refusal) -> Vec<Effect> {
+        if self.finished || self.stopped.is_some() {
+            return Vec::new();
+        }
+        self.stopped = Some(refusal.clone());
+        let mut effects: Vec<Effect> = (0..self.servers.len() as u32)
+            .map(|index| Effect::Order(ServerIndex(index), Order::Halt(refusal.clone())))
+            .collect();
+        effects.extend(self.notify_all(&Notice::Stopped(refusal)));
+        effects
+    }
+
+    /// Once the last worker has left a finished job, its servers may go too. A job that only tools
+    /// ever spoke to keeps its servers.
+    fn finish_when_all_left(&mut self) -> Vec<Effect> {
+        if !self.finished || self.workers_joined == 0 || !self.workers.is_empty() {
+            return Vec::new();
+        }
+        let finish = Order::Finish(self.settings.steps);
+        (0..self.servers.len() as u32).map(|index| Effect::Order(ServerIndex(index), finish.clone())).collect()
+    }
+
+    fn notify_all(&self, notice: &Notice) -> Vec<Effect> {
+        self.workers.keys().map(|incarnation| Effect::Notify(*incarnation, notice.clone())).collect()
+    }
+
+    // ---- reading ----
+
+    /// How the job stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        if let Some(refusal) = &self.stopped {
+            return Phase::Stopped(refusal.clone());
+        }
+        match (self.servers.iter().all(Option::is_some), self.all_placed(), self.complete_step()) {
+            _ if self.finished => Phase::Finished,
+            (false, ..) => Phase::WaitingForServers,
+            (true, false, _) => Phase::WaitingForWorkers,
+            (true, true, None) => Phase::Initializing,
+            (true, true, Some(_)) => Phase::Training,
+        }
+    }
+
+    /// The servers, by index; `None` for one that is not here.
+    #[must_use]
+    pub fn servers(&self) -> &[Option<Server>] {
+        &self.servers
+    }
+
+    /// The workers.
+    #[must_use]
+    pub fn workers(&self) -> &BTreeMap<Incarnation, Worker> {
+        &self.workers
+    }
+
+    /// The model and who holds it, once shown.
+    #[must_use]
+    pub fn model(&self) -> Option<&(Manifest, Placement)> {
+        self.model.as_ref()
+    }
+
+    /// The slots assigned to nobody: all of them, or none.
+    #[must_use]
+    pub fn unassigned(&self) -> Vec<SlotRange> {
+        if self.workers.is_empty() { vec![self.settings.slots.root()] } else { Vec::new() }
+    }
+}
+
+fn check_initial_tensors(initial: &BTreeMap<String, Vec<u64>>, manifest: &Manifest) -> Result<(), Refusal> {
+    let mut lines = Vec::new();
+    for tensor in manifest.tensors().iter().filter(|tensor| !matches!(tensor.role, Role::Tied(_))) {
+        match initial.get(&tensor.name) {
+            None => lines.push(format!("{:?} is in the model, not in the file", tensor.name)),
+            Some(shape) if *shape != tensor.shape => {
+                lines.push(format!("{:?}: the model has shape {:?}, the file {shape:?}", tensor.name, tensor.shape));
+            }
+            Some(_) => {}
+        }
+    }
+    let known = |name: &String| manifest.tensors().iter().any(|tensor| tensor.name == *name);
+    lines.extend(
+        initial.keys().filter(|name| !known(name)).map(|name| format!("{name:?} is in the file, not in the model")),
+    );
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let message = format!("job.init_from does not fit the worker's model: {}", lines.join("; "));
+    Err(Refusal::new(RefusalCause::ManifestMismatch, message))
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,267 @@
+//! The lead's decisions as tables: what happened, what it did about it.
+
+use super::*;
+use halflife_proto::manifest::Tensor;
+
+const LEASE: Duration = Duration::from_secs(5);
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn manifest() -> Manifest {
+    Manifest::new(vec![Tensor::trainable("w", &[8]), Tensor::trainable("b", &[2])]).unwrap()
+}
+
+fn settings(servers: u32) -> Settings {
+    Settings {
+        servers,
+        slots: SlotTree::new(4).unwrap(),
+        steps: Step(10),
+        block_elements: 2,
+        initial_tensors: None,
+        lease: LEASE,
+    }
+}
+
+fn join(state: &mut LeadState, seconds: u64, worker: u64) -> (Result<Joined, Refusal>, Vec<Effect>) {
+    state.join(at(seconds), Incarnation(worker), Fingerprint::default(), manifest())
+}
+
+/// A job of `servers` servers whose blocks are placed.
+fn placed(servers: u32) -> LeadState {
+    let mut state = LeadState::new(settings(servers));
+    for index in 0..servers {
+        let url = format!("http://s{index}");
+        assert_eq!(state.register(Incarnation(900 + u64::from(index)), url), Ok(ServerIndex(index)));
+    }
+    let (refused, effects) = join(&mut state, 0, 1);
+    assert_eq!(refused.unwrap_err().cause, RefusalCause::NotReady);
+    assert_eq!(effects.len(), servers as usize);
+    for index in 0..servers {
+        assert_eq!(state.placed(ServerIndex(index)), []);
+    }
+    state
+}
+
+fn nodes(assignment: &Assignment) -> Vec<(u32, u32)> {
+    assignment.nodes.iter().map(|node| (node.begin, node.end)).collect()
+}
+
+/// Incarnation, nodes, from_step.
+type Told = (u64, Vec<(u32, u32)>, u64);
+
+/// The assignments that workers were told of.
+fn told(effects: &[Effect]) -> Vec<Told> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Notify(worker, Notice::Assignment(assignment)) => {
+                Some((worker.0, nodes(assignment), assignment.from_step.0))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn complete_everywhere(state: &mut LeadState, step: u64) -> Vec<Effect> {
+    let servers = state.servers().len() as u32;
+    (0..servers).flat_map(|index| state.complete(ServerIndex(index), Step(step))).collect()
+}
+
+#[test]
+fn a_join_waits_for_servers_and_says_how_many_are_missing() {
+    let mut state = LeadState::new(settings(3));
+    state.register(Incarnation(9), "http://s0".into()).unwrap();
+    let (refused, effects) = join(&mut state, 0, 1);
+    let refusal = refused.unwrap_err();
+    assert_eq!((refusal.cause, effects.len()), (RefusalCause::NotReady, 0));
+    assert!(refusal.to_string().contains("1 of 3"), "{refusal}");
+    assert_eq!(state.phase(), Phase::WaitingForServers);
+}
+
+#[test]
+fn a_server_too_many_is_refused_and_changes_nothing() {
+    let mut state = placed(2);
+    let refusal = state.register(Incarnation(77), "http://late".into()).unwrap_err();
+    assert_eq!(refusal.cause, RefusalCause::JobFull);
+    assert_eq!(state.servers().len(), 2);
+}
+
+#[test]
+fn the_first_worker_gets_all_slots_and_initializes() {
+    let mut state = placed(2);
+    let joined = join(&mut state, 1, 1).0.unwrap();
+    assert_eq!((joined.number, nodes(&joined.assignment)), (0, vec![(0, 4)]));
+    assert!(joined.assignment.initialize);
+    assert_eq!(joined.step, None);
+    assert_eq!(state.phase(), Phase::Initializing);
+}
+
+#[test]
+fn joining_again_gives_the_same_answer() {
+    let mut state = placed(1);
+    let first = join(&mut state, 1, 1).0.unwrap();
+    let (again, effects) = join(&mut state, 2, 1);
+    assert_eq!((again.unwrap(), effects), (first, vec![]));
+}
+
+#[test]
+fn a_joiner_takes_its_share_from_a_later_step_on() {
+    let mut state = placed(2);
+    join(&mut state, 1, 1).0.unwrap();
+    complete_everywhere(&mut state, 3);
+    let (joined, effects) = join(&mut state, 2, 2);
+    let joined = joined.unwrap();
+    assert_eq!(nodes(&joined.assignment), [(2, 4)]);
+    assert!(!joined.assignment.initialize);
+    assert_eq!((joined.step, joined.assignment.from_step), (Some(Step(3)), Step(5)));
+    assert_eq!(told(&effects), [(1, vec![(0, 2)], 5)]);
+}
+
+#[test]
+fn surplus_workers_stand_by() {
+    let mut state = placed(1);
+    for worker in 1..=4 {
+        join(&mut state, 1, worker).0.unwrap();
+    }
+    let spare = join(&mut state, 1, 5).0.unwrap();
+    assert!(spare.assignment.nodes.is_empty());
+}
+
+#[test]
+fn a_silent_worker_is_fenced_and_its_slots_move_at_once() {
+    let mut state = placed(1);
+    join(&mut state, 0, 1).0.unwrap();
+    join(&mut state, 0, 2).0.unwrap();
+    complete_everywhere(&mut state, 0);
+    state.heartbeat(at(4), Incarnation(2), Step(1), vec![]).unwrap();
+    assert_eq!(state.tick(at(5)), []);
+    let effects = state.tick(at(6));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Notify(Incarnation(1), Notice::Fenced(_)))));
+    assert_eq!(told(&effects), [(2, vec![(0, 4)], 0)]);
+    let refusal = state.heartbeat(at(6), Incarnation(1), Step(1), vec![]).unwrap_err();
+    assert_eq!(refusal.cause, RefusalCause::Fenced);
+}
+
+#[test]
+fn when_the_initializer_dies_the_next_one_initializes() {
+    let mut state = placed(1);
+    join(&mut state, 0, 1).0.unwrap();
+    join(&mut state, 0, 2).0.unwrap();
+    let effects = state.leave(Incarnation(1));
+    assert!(effects.iter().any(|effect| {
+        matches!(effect, Effect::Notify(Incarnation(2), Notice::Assignment(assignment)) if assignment.initialize)
+    }));
+}
+
+#[test]
+fn every_slot_is_always_assigned_to_someone_living() {
+    let mut state = placed(1);
+    for worker in 1..=6 {
+        join(&mut state, 0, worker).0.unwrap();
+    }
+    for leaver in [3, 1, 6, 2, 5] {
+        state.leave(Incarnation(leaver));
+        let mut slots: Vec<u32> = state
+            .workers()
+            .values()
+            .flat_map(|worker| worker.assignment.nodes.iter().flat_map(|node| node.begin..node.end))
+            .collect();
+        slots.sort_unstable();
+        assert_eq!(slots, [0, 1, 2, 3], "after {leaver} left");
+    }
+}
+
+#[test]
+fn another_model_is_refused_with_the_difference() {
+    let mut state = placed(1);
+    let other = Manifest::new(vec![Tensor::trainable("w", &[9])]).unwrap();
+    let (refused, effects) = state.join(at(1), Incarnation(5), Fingerprint::default(), other);
+    let refusal = refused.unwrap_err();
+    assert_eq!((refusal.cause, effects), (RefusalCause::ManifestMismatch, vec![]));
+    assert!(refusal.to_string().contains("expected \"w\" f32[8] trainable, found \"w\" f32[9]"), "{refusal}");
+    assert!(state.workers().is_empty());
+}
+
+#[test]
+fn initial_weights_must_fit_the_model() {
+    let file = BTreeMap::from([("w".to_owned(), vec![8]), ("x".to_owned(), vec![1])]);
+    let mut state = LeadState::new(Settings { initial_tensors: Some(file), ..settings(1) });
+    state.register(Incarnation(9), "http://s0".into()).unwrap();
+    let refusal = join(&mut state, 0, 1).0.unwrap_err();
+    assert_eq!(refusal.cause, RefusalCause::ManifestMismatch);
+    for line in ["\"b\" is in the model, not in the file", "\"x\" is in the file, not in the model"] {
+        assert!(refusal.to_string().contains(line), "{refusal}");
+    }
+    assert!(state.model().is_none());
+}
+
+#[test]
+fn initial_weights_are_sent_once_when_all_blocks_are_placed() {
+    let file = BTreeMap::from([("w".to_owned(), vec![8]), ("b".to_owned(), vec![2])]);
+    let mut state = LeadState::new(Settings { initial_tensors: Some(file), ..settings(2) });
+    state.register(Incarnation(8), "http://s0".into()).unwrap();
+    state.register(Incarnation(9), "http://s1".into()).unwrap();
+    assert_eq!(join(&mut state, 0, 1).0.unwrap_err().cause, RefusalCause::NotReady);
+    assert_eq!(state.placed(ServerIndex(1)), []);
+    assert_eq!(state.placed(ServerIndex(0)), [Effect::LoadInitialWeights]);
+    assert_eq!(state.placed(ServerIndex(0)), []);
+    assert!(!join(&mut state, 1, 1).0.unwrap().assignment.initialize);
+}
+
+#[test]
+fn a_job_finishes_with_its_slowest_server_and_ends_with_its_last_worker() {
+    let mut state = placed(2);
+    join(&mut state, 0, 1).0.unwrap();
+    assert_eq!(state.complete(ServerIndex(0), Step(10)), []);
+    let effects = state.complete(ServerIndex(1), Step(10));
+    assert_eq!(effects, [Effect::Notify(Incarnation(1), Notice::Finished(Step(10)))]);
+    assert_eq!(state.phase(), Phase::Finished);
+    let orders = state.leave(Incarnation(1));
+    let finish = |index| Effect::Order(ServerIndex(index), Order::Finish(Step(10)));
+    assert_eq!(orders, [finish(0), finish(1)]);
+}
+
+#[test]
+fn a_job_that_only_tools_spoke_to_keeps_its_servers() {
+    let mut state = placed(1);
+    assert_eq!(complete_everywhere(&mut state, 10), []);
+    assert_eq!(state.phase(), Phase::Finished);
+}
+
+#[test]
+fn a_lost_server_stops_a_job_that_has_a_model_and_everyone_hears_of_it() {
+    let mut state = placed(2);
+    join(&mut state, 0, 1).0.unwrap();
+    let effects = state.server_lost(ServerIndex(1));
+    assert!(matches!(
+        &effects[..],
+        [
+            Effect::Order(ServerIndex(0), Order::Halt(_)),
+            Effect::Order(ServerIndex(1), Order::Halt(_)),
+            Effect::Notify(Incarnation(1), Notice::Stopped(_)),
+        ]
+    ));
+    assert_eq!(join(&mut state, 1, 2).0.unwrap_err().cause, RefusalCause::JobStopped);
+    assert_eq!(state.register(Incarnation(4), "http://new".into()).unwrap_err().cause, RefusalCause::JobStopped);
+}
+
+#[test]
+fn before_there_is_a_model_another_server_may_take_a_lost_ones_place() {
+    let mut state = LeadState::new(settings(2));
+    state.register(Incarnation(8), "http://s0".into()).unwrap();
+    state.register(Incarnation(9), "http://s1".into()).unwrap();
+    state.server_lost(ServerIndex(1));
+    assert_eq!(state.phase(), Phase::WaitingForServers);
+    assert_eq!(state.register(Incarnation(10), "http://s2".into()), Ok(ServerIndex(1)));
+}
+
+#[test]
+fn mixed_fingerprints_are_warned_of() {
+    let mut state = placed(1);
+    join(&mut state, 0, 1).0.unwrap();
+    let other = Fingerprint { device: "cuda:0".into(), ..Fingerprint::default() };
+    let (_, effects) = state.join(at(1), Incarnation(2), other, manifest());
+    assert!(matches!(&effects[0], Effect::Warn(text) if text.contains("P2 is off")), "{effects:?}");
+}

@@ -1,0 +1,106 @@
+//! `halflife-server`: the command line.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use halflife_server::{JobSpec, Part, ServerOptions, start};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// A server of a halflife job.
+///
+/// The server with --config and without --lead leads the job: it reads the job file, waits for the
+/// other servers (job.servers of them in all) and for workers. The others follow it with --lead.
+/// Ctrl-C or SIGTERM ends it within 2 seconds. Logs go to standard error; RUST_LOG chooses what.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The job file. Needed to lead; with --lead it is checked against the lead's job.
+    #[arg(long, value_name = "FILE", required_unless_present = "lead")]
+    config: Option<PathBuf>,
+    /// Overrides one setting of the job file, such as --set job.steps=100. May be repeated.
+    #[arg(long, value_name = "KEY=VALUE", requires = "config")]
+    set: Vec<String>,
+    /// Where to listen. Port 0 takes a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070", env = "HALFLIFE_LISTEN")]
+    listen: SocketAddr,
+    /// Follow the lead at this URL instead of leading.
+    #[arg(long, value_name = "URL", env = "HALFLIFE_LEAD")]
+    lead: Option<String>,
+    /// The URL workers reach this server by, when it is not the one it listens on.
+    #[arg(long, value_name = "URL", env = "HALFLIFE_ADVERTISE")]
+    advertise: Option<String>,
+    /// Threads for large updates. 0: one per core.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    compute_threads: usize,
+    /// How long a follower tries to reach its lead, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    patience: u64,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start the runtime: {error}")),
+    };
+    let code = match runtime.block_on(run(arguments)) {
+        Ok(last_line) => {
+            // Standard output may be closed; there is nobody left to tell.
+            let _ = writeln!(std::io::stdout(), "halflife-server: {last_line}");
+            ExitCode::SUCCESS
+        }
+        Err(message) => fail(&message),
+    };
+    // Tasks still open belong to peers that did not hang up in time.
+    runtime.shutdown_background();
+    code
+}
+
+fn fail(message: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "halflife-server: error: {message}");
+    ExitCode::FAILURE
+}
+
+async fn run(arguments: Arguments) -> Result<String, String> {
+    let Arguments { config, set, listen, lead, advertise, compute_threads, patience } = arguments;
+    let asked_to_stop = stop_signal().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let spec = config.map(|path| JobSpec::load(&path, &set)).transpose().map_err(|error| error.to_string())?;
+    let spec = spec.map(Box::new);
+    let part = match (lead, spec) {
+        (Some(lead), expected) => Part::Follower { lead, expected },
+        (None, Some(spec)) => Part::Lead(spec),
+        (None, None) => return Err("expected --config FILE to lead, or --lead URL to follow".to_owned()),
+    };
+    let patience = Duration::from_secs(patience);
+    let options = ServerOptions { listen, advertise, part, compute_threads, patience };
+    tokio::pin!(asked_to_stop);
+    let server = tokio::select! {
+        server = start(options) => server.map_err(|error| error.to_string())?,
+        signal = &mut asked_to_stop => return Ok(format!("stopped by {signal} before it had joined a job")),
+    };
+    let mut by = None;
+    let end = server.run(async { by = Some(asked_to_stop.await) }).await.map_err(|error| error.to_string())?;
+    Ok(by.map_or_else(|| end.to_string(), |signal| format!("{end} ({signal})")))
+}
+
+/// Resolves at Ctrl-C or SIGTERM, to the signal's name.
+fn stop_signal() -> std::io::Result<impl Future<Output = &'static str>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        }
+    })
+}

@@ -1,0 +1,130 @@
+//! A server's part in the job: carries out the lead's orders and reports back.
+//!
+//! The same loop runs on every server; on the lead its channels stay in the process, elsewhere they
+//! are the two directions of a `Register` stream (`follower.rs`).
+
+use std::sync::Arc;
+
+use halflife_proto::ids::Step;
+use halflife_proto::membership::{Order, Report};
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info, warn};
+
+use crate::compute::Compute;
+use crate::config::JobSpec;
+use crate::shard::{Identity, Shard, ShardPlace, Standing};
+
+/// Orders or reports under way between the lead and one server.
+pub const CHANNEL_CAPACITY: usize = 256;
+
+/// How a server's part in the job ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeEnd {
+    /// The job is finished and every worker has left.
+    Finished(Step),
+    /// The lead is gone.
+    LeadLost,
+}
+
+/// A server that has been admitted to a job.
+#[derive(Debug)]
+pub struct Node {
+    /// Who it is in the job.
+    pub identity: Identity,
+    /// The job.
+    pub spec: JobSpec,
+    /// Where the data service finds the shard.
+    pub place: Arc<ShardPlace>,
+    /// The compute threads.
+    pub compute: Arc<Compute>,
+}
+
+impl Node {
+    /// Carries out orders until the job is over or the lead is gone.
+    pub async fn run(self, mut orders: mpsc::Receiver<Order>, reports: mpsc::Sender<Report>) -> NodeEnd {
+        let mut standing: Option<watch::Receiver<Standing>> = None;
+        let mut reported = Standing::default();
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    None => return NodeEnd::LeadLost,
+                    Some(Order::Finish(step)) => return NodeEnd::Finished(step),
+                    Some(order) => match self.carry_out(order) {
+                        Ok(None) => {}
+                        Ok(Some((shard, version))) => {
+                            let mut followed = shard.standing();
+                            followed.mark_changed();
+                            standing = Some(followed);
+                            if reports.send(Report::Placed(version)).await.is_err() {
+                                return NodeEnd::LeadLost;
+                            }
+                        }
+                        Err(refusal) => {
+                            error!(%refusal, "an order cannot be carried out");
+                            if reports.send(Report::Halted(refusal)).await.is_err() {
+                                return NodeEnd::LeadLost;
+                            }
+                        }
+                    },
+                },
+                Some(now) = changed(&mut standing) => {
+                    if report(&now, &mut reported, &reports).await.is_err() {
+                        return NodeEnd::LeadLost;
+                    }
+                }
+            }
+        }
+    }
+
+    fn carry_out(&self, order: Order) -> Result<Option<(Arc<Shard>, u64)>, Refusal> {
+        match order {
+            Order::Place { manifest, placement } => {
+                let version = placement.version();
+                let shard = Shard::new(self.identity.clone(), &self.spec, manifest, placement, self.compute.clone())?;
+                self.place.set(shard.clone());
+                info!(version, "blocks are in place");
+                Ok(Some((shard, version)))
+            }
+            Order::Initialize(contribution) => {
+                let shard =
+                    self.place.get().ok_or_else(|| Refusal::new(RefusalCause::NotReady, "no blocks are placed yet"))?;
+                shard.contribute(contribution).map(|_| None)
+            }
+            Order::Halt(refusal) => {
+                warn!(%refusal, "the job has stopped");
+                if let Some(shard) = self.place.get() {
+                    shard.halt(refusal);
+                }
+                Ok(None)
+            }
+            Order::Admit { .. } | Order::Finish(_) => Ok(None), // the callers act on these
+        }
+    }
+}
+
+/// The standing after its next change; waits for ever while there is none.
+async fn changed(standing: &mut Option<watch::Receiver<Standing>>) -> Option<Standing> {
+    match standing {
+        Some(followed) => {
+            followed.changed().await.ok()?;
+            Some(followed.borrow_and_update().clone())
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn report(now: &Standing, reported: &mut Standing, reports: &mpsc::Sender<Report>) -> Result<(), ()> {
+    if now.complete != reported.complete
+        && let Some(step) = now.complete
+    {
+        reports.send(Report::Complete(step)).await.map_err(drop)?;
+    }
+    if now.halted != reported.halted
+        && let Some(refusal) = &now.halted
+    {
+        reports.send(Report::Halted(refusal.clone())).await.map_err(drop)?;
+    }
+    *reported = now.clone();
+    Ok(())
+}

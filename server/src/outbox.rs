@@ -1,0 +1,202 @@
+//! What waits to be sent to one worker: weights by reference, and a few replies.
+//!
+//! Bounded by construction (DESIGN.md rule 9): of each block at most the version a joiner starts
+//! from and one newer version are queued; a newer one takes the place of the one before. Replies
+//! are bounded in number; a peer that asks for more than it reads is cut off.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use halflife_proto::blocks::BlockId;
+use halflife_proto::contribution::BlockWeights;
+use halflife_proto::ids::Generation;
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::v1::{self, step_response::Message};
+use tokio_stream::Stream;
+use tonic::Status;
+
+use crate::block::Version;
+
+/// Replies that may wait for a peer to read them.
+const REPLIES_MAX: usize = 4096;
+
+/// The queue of one session. Shared by whoever has something to send; read by one [`Outgoing`].
+#[derive(Debug, Default)]
+pub struct Outbox {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    replies: VecDeque<Message>,
+    /// Versions a joiner starts from; sent before anything newer.
+    baseline: VecDeque<(BlockId, Version)>,
+    order: VecDeque<BlockId>,
+    newest: HashMap<BlockId, Version>,
+    end: Option<Option<Status>>,
+    waker: Option<Waker>,
+}
+
+impl Outbox {
+    /// Queues the version a joiner starts from.
+    pub fn send_baseline(&self, block: BlockId, version: Version) {
+        let mut state = self.lock();
+        state.baseline.push_back((block, version));
+        state.wake();
+    }
+
+    /// Queues new weights of a block in the place of older ones that are still waiting.
+    pub fn send_weights(&self, block: BlockId, version: Version) {
+        let mut state = self.lock();
+        match state.newest.get_mut(&block) {
+            Some(waiting) if waiting.step >= version.step => {}
+            Some(waiting) => *waiting = version,
+            None => {
+                state.newest.insert(block, version);
+                state.order.push_back(block);
+            }
+        }
+        state.wake();
+    }
+
+    /// Queues a reply; ends the session when too many wait.
+    pub fn reply(&self, message: Message) {
+        let mut state = self.lock();
+        if state.replies.len() >= REPLIES_MAX {
+            let message = format!("{REPLIES_MAX} replies wait to be read");
+            state.end.get_or_insert(Some(Refusal::new(RefusalCause::OutOfMemory, message).into()));
+        } else {
+            state.replies.push_back(message);
+        }
+        state.wake();
+    }
+
+    /// Ends the session after what is queued: with a status, or cleanly.
+    pub fn close(&self, status: Option<Status>) {
+        let mut state = self.lock();
+        state.end.get_or_insert(status);
+        state.wake();
+    }
+
+    /// Whether the session is at its end, so that nothing more should be read from the peer.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Queue operations do not panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn next(&mut self, generation: Generation) -> Option<Message> {
+        if let Some(reply) = self.replies.pop_front() {
+            return Some(reply);
+        }
+        let (block, version) = self.baseline.pop_front().or_else(|| {
+            let block = self.order.pop_front()?;
+            Some((block, self.newest.remove(&block)?))
+        })?;
+        let (step, lr, decay) = (version.step, version.lr, version.decay);
+        let weights = BlockWeights { block, generation, step, data: version.bytes(), lr, decay };
+        Some(Message::Weights(weights.into()))
+    }
+}
+
+/// The stream that empties an [`Outbox`] into the connection.
+pub struct Outgoing {
+    outbox: Arc<Outbox>,
+    generation: Generation,
+    /// Runs when the connection lets go of the stream.
+    _on_drop: Box<dyn Send>,
+}
+
+impl Outgoing {
+    /// Empties `outbox`; `on_drop` is dropped together with the stream.
+    pub fn new(outbox: Arc<Outbox>, generation: Generation, on_drop: impl Send + 'static) -> Outgoing {
+        Outgoing { outbox, generation, _on_drop: Box::new(on_drop) }
+    }
+}
+
+impl Stream for Outgoing {
+    type Item = Result<v1::StepResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut state = self.outbox.lock();
+        if let Some(message) = state.next(self.generation) {
+            return Poll::Ready(Some(Ok(v1::StepResponse { message: Some(message) })));
+        }
+        match &mut state.end {
+            Some(status) => Poll::Ready(status.take().map(Err)),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halflife_proto::ids::{Step, TensorIndex};
+
+    fn block(index: u32) -> BlockId {
+        BlockId { tensor: TensorIndex(0), index }
+    }
+
+    fn version(step: u64) -> Version {
+        Version::new(Step(step), 0.0, 0.0, vec![step as f32])
+    }
+
+    fn drain(outbox: &Outbox) -> Vec<(u32, u64)> {
+        let mut state = outbox.lock();
+        std::iter::from_fn(|| state.next(Generation(1)))
+            .map(|message| match message {
+                Message::Weights(weights) => {
+                    let id = halflife_proto::wire::read_block_id(weights.block).unwrap();
+                    (id.index, weights.step)
+                }
+                other => panic!("unexpected {other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_slow_reader_gets_the_newest_version_once() {
+        let outbox = Outbox::default();
+        for (index, step) in [(0, 1), (1, 1), (0, 2), (0, 3), (1, 2)] {
+            outbox.send_weights(block(index), version(step));
+        }
+        outbox.send_weights(block(0), version(2));
+        assert_eq!(drain(&outbox), [(0, 3), (1, 2)]);
+    }
+
+    #[test]
+    fn a_joiner_gets_its_baseline_before_anything_newer() {
+        let outbox = Outbox::default();
+        outbox.send_weights(block(0), version(2));
+        outbox.send_baseline(block(0), version(1));
+        outbox.send_baseline(block(1), version(1));
+        assert_eq!(drain(&outbox), [(0, 1), (1, 1), (0, 2)]);
+    }
+
+    #[test]
+    fn a_peer_that_never_reads_its_replies_is_cut_off() {
+        let outbox = Outbox::default();
+        for _ in 0..=REPLIES_MAX {
+            outbox.reply(Message::Refusal(v1::Refusal::default()));
+        }
+        assert!(outbox.is_closed());
+    }
+}

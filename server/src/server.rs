@@ -1,0 +1,335 @@
+//! A whole server in a process: listens, takes its part in the job, and ends in good order.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use halflife_proto::hello::{Fingerprint, Hello};
+use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step};
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::v1::control_server::ControlServer;
+use halflife_proto::v1::data_server::DataServer;
+use halflife_proto::{DESCRIPTORS, HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
+use rand::RngExt as _;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tracing::info;
+
+use crate::compute::Compute;
+use crate::config::{ConfigError, JobSpec};
+use crate::data_service::DataService;
+use crate::follower::{self, FollowError};
+use crate::lead::control_service::ControlService;
+use crate::lead::{InitialWeights, InitialWeightsError, Lead};
+use crate::node::{CHANNEL_CAPACITY, Node, NodeEnd};
+use crate::shard::{Identity, ShardPlace};
+
+/// How long open connections may take to end once the server does.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A server's part in the job.
+#[derive(Debug)]
+pub enum Part {
+    /// Server 0: owns the job.
+    Lead(Box<JobSpec>),
+    /// Takes the job from a lead.
+    Follower {
+        /// The lead's URL.
+        lead: String,
+        /// The job it is expected to be, if the user gave one.
+        expected: Option<Box<JobSpec>>,
+    },
+}
+
+/// How to start a server.
+#[derive(Debug)]
+pub struct ServerOptions {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The URL others reach it by, if that is not the listening address.
+    pub advertise: Option<String>,
+    /// Its part.
+    pub part: Part,
+    /// Threads for large updates; 0: one per core.
+    pub compute_threads: usize,
+    /// How long to try to reach the lead.
+    pub patience: Duration,
+}
+
+/// Why a server cannot start or go on.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {listen}: {source}")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The system gives no threads.
+    #[error("cannot start compute threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The initial weights cannot be used.
+    #[error(transparent)]
+    InitialWeights(#[from] InitialWeightsError),
+    /// The lead cannot be followed.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    /// The lead's job is not the expected one.
+    #[error("the lead at {url} runs another job than --config says: {differences}")]
+    OtherJob {
+        /// The lead.
+        url: String,
+        /// Lines that differ.
+        differences: String,
+    },
+    /// The lead sent a job this build cannot read.
+    #[error("the lead's job: {0}")]
+    LeadsJob(ConfigError),
+    /// The lead is gone.
+    #[error("the lead is gone; stopped at {}", at(.step))]
+    LeadLost {
+        /// Newest step complete here.
+        step: Option<Step>,
+    },
+    /// Connections could not be served.
+    #[error("serving failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+fn at(step: &Option<Step>) -> String {
+    step.map_or("no step yet".to_owned(), |step| step.to_string())
+}
+
+/// How a server ended in good order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServerEnd {
+    /// The job is finished and every worker has left.
+    Finished {
+        /// Its last step.
+        step: Step,
+    },
+    /// It was asked to stop.
+    Stopped {
+        /// Newest step complete here.
+        step: Option<Step>,
+        /// Steps in the run.
+        steps: Option<Step>,
+    },
+}
+
+impl fmt::Display for ServerEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerEnd::Finished { step } => write!(f, "finished: {step} is complete and every worker has left"),
+            ServerEnd::Stopped { step, steps: Some(steps) } => write!(f, "stopped at {} of {}", at(step), steps.0),
+            ServerEnd::Stopped { step, steps: None } => write!(f, "stopped at {}", at(step)),
+        }
+    }
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct RunningServer {
+    url: String,
+    place: Arc<ShardPlace>,
+    lead: Option<Arc<Lead>>,
+    steps: Option<Step>,
+    stop: watch::Sender<bool>,
+    node: JoinHandle<NodeEnd>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+/// Starts a server: it listens, and takes its part in the job as soon as there is one.
+///
+/// # Errors
+/// [`ServerError`], before anything is served.
+pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError> {
+    let ServerOptions { listen, advertise, part, compute_threads, patience } = options;
+    let compute = Arc::new(Compute::new(compute_threads)?);
+    let cannot_listen = |source| ServerError::Listen { listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
+    let bound = listener.local_addr().map_err(cannot_listen)?;
+    let own_url = advertise.unwrap_or_else(|| format!("http://{bound}"));
+    let ((orders, reports), node, control, lead) = match part {
+        Part::Lead(spec) => {
+            let (links, node, lead) = lead_part(*spec, &own_url, bound, &compute)?;
+            (links, node, ControlService::new(lead.clone()), Some(lead))
+        }
+        Part::Follower { lead, expected } => {
+            let (links, node) = follower_part(&lead, expected, own_url.clone(), patience, &compute).await?;
+            (links, node, ControlService::elsewhere(&lead), None)
+        }
+    };
+    let (place, steps) = (node.place.clone(), Some(Step(node.spec.job.steps)));
+    let (stop, stopping) = watch::channel(false);
+    let serving = tokio::spawn(serve(listener, place.clone(), control, stopping));
+    info!(url = own_url, "listening");
+    let node = tokio::spawn(node.run(orders, reports));
+    Ok(RunningServer { url: own_url, place, lead, steps, stop, node, serving })
+}
+
+type Links = (mpsc::Receiver<halflife_proto::membership::Order>, mpsc::Sender<halflife_proto::membership::Report>);
+
+fn lead_part(
+    spec: JobSpec,
+    own_url: &str,
+    bound: SocketAddr,
+    compute: &Arc<Compute>,
+) -> Result<(Links, Node, Arc<Lead>), ServerError> {
+    let initial_weights = spec.job.init_from.as_deref().map(InitialWeights::load).transpose()?;
+    let incarnation = Incarnation(rand::rng().random());
+    let identity = Identity {
+        job: JobId(format!("{}-{:08x}", spec.job.name, incarnation.0 as u32)),
+        generation: Generation(1),
+        incarnation,
+        fingerprint: Fingerprint::of_this_process(0, "cpu"),
+        index: ServerIndex(0),
+    };
+    let lead = Lead::new(identity.clone(), spec.clone(), initial_weights);
+    // Listening on every address, the lead does not know which one it is reached by; workers do.
+    let known_url = if bound.ip().is_unspecified() && own_url == format!("http://{bound}") { "" } else { own_url };
+    let (_, orders) = lead.admit_server(incarnation, known_url.to_owned()).expect("a new job takes its first server");
+    let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+    tokio::spawn(lead.clone().follow_server(ServerIndex(0), receiver));
+    tokio::spawn(lead.clone().watch_leases());
+    let node = Node { identity, spec, place: Arc::default(), compute: compute.clone() };
+    Ok(((orders, reports), node, lead))
+}
+
+async fn follower_part(
+    lead_url: &str,
+    expected: Option<Box<JobSpec>>,
+    own_url: String,
+    patience: Duration,
+    compute: &Arc<Compute>,
+) -> Result<(Links, Node), ServerError> {
+    let incarnation = Incarnation(rand::rng().random());
+    let fingerprint = Fingerprint::of_this_process(0, "cpu");
+    let hello = Hello {
+        protocol_version: PROTOCOL_VERSION,
+        job: None,
+        generation: Generation(0),
+        incarnation,
+        fingerprint: fingerprint.clone(),
+    };
+    let admitted = follower::follow(lead_url, hello, own_url, patience).await?;
+    let spec = JobSpec::parse("the lead's job", &admitted.job_toml, &[]).map_err(ServerError::LeadsJob)?;
+    if let Some(expected) = expected {
+        check_same_job(lead_url, &expected, &spec)?;
+    }
+    let malformed = || {
+        let refusal = Refusal::mismatch(RefusalCause::Malformed, "admission", "a job id", "none");
+        FollowError::Refused { url: lead_url.to_owned(), refusal }
+    };
+    let identity = Identity {
+        job: admitted.lead.job.ok_or_else(malformed)?,
+        generation: admitted.lead.generation,
+        incarnation,
+        fingerprint,
+        index: admitted.index,
+    };
+    let node = Node { identity, spec, place: Arc::default(), compute: compute.clone() };
+    Ok(((admitted.orders, admitted.reports), node))
+}
+
+fn check_same_job(url: &str, expected: &JobSpec, found: &JobSpec) -> Result<(), ServerError> {
+    if expected == found {
+        return Ok(());
+    }
+    let (expected, found) = (expected.to_toml(), found.to_toml());
+    let only = |these: &str, those: &str| {
+        let those: Vec<&str> = those.lines().collect();
+        these.lines().filter(|line| !those.contains(line)).collect::<Vec<_>>().join(", ")
+    };
+    let differences = format!("expected {{{}}}, found {{{}}}", only(&expected, &found), only(&found, &expected));
+    Err(ServerError::OtherJob { url: url.to_owned(), differences })
+}
+
+async fn serve(
+    listener: TcpListener,
+    place: Arc<ShardPlace>,
+    control: ControlService,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<DataServer<DataService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors were compiled into this binary");
+    let data = DataServer::new(DataService::new(place))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let control = ControlServer::new(control)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    Server::builder()
+        .max_frame_size(HTTP2_FRAME_BYTES)
+        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(data)
+        .add_service(control)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+            // A dropped sender stops the server too.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        })
+        .await
+}
+
+impl RunningServer {
+    /// The URL others reach it by.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The lead, on the server that leads.
+    #[must_use]
+    pub fn lead(&self) -> Option<&Arc<Lead>> {
+        self.lead.as_ref()
+    }
+
+    /// Runs until the job is over, the lead is gone, or `asked_to_stop` resolves; then ends every
+    /// connection within [`GOODBYE`].
+    ///
+    /// # Errors
+    /// [`ServerError::LeadLost`], or a failure to serve.
+    pub async fn run(mut self, asked_to_stop: impl Future<Output = ()>) -> Result<ServerEnd, ServerError> {
+        let end = tokio::select! {
+            end = &mut self.node => Some(end.unwrap_or(NodeEnd::LeadLost)),
+            served = &mut self.serving => {
+                served.unwrap_or(Ok(()))?;
+                None
+            }
+            () = asked_to_stop => None,
+        };
+        let shard = self.place.get();
+        let step = shard.as_ref().and_then(|shard| shard.complete());
+        if let Some(shard) = shard {
+            let finished = matches!(end, Some(NodeEnd::Finished(_)));
+            let status = (!finished).then(|| tonic::Status::unavailable("the server is stopping"));
+            shard.close_sessions(status);
+        }
+        self.node.abort();
+        self.stop.send_replace(true);
+        // Whoever does not hang up in time is cut off when the process ends.
+        let _ = tokio::time::timeout(GOODBYE, &mut self.serving).await;
+        self.serving.abort();
+        match end {
+            Some(NodeEnd::Finished(step)) => Ok(ServerEnd::Finished { step }),
+            Some(NodeEnd::LeadLost) => Err(ServerError::LeadLost { step }),
+            None => Ok(ServerEnd::Stopped { step, steps: self.steps }),
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The part of a job that one server holds: its blocks, and how a contribution travels through.
+//!
+//! contribution -> checks -> block -> (compute threads) -> new weights -> every session, and the
+//! server's progress into a watch channel that the node reports from.
+//!
+//! Owns: the registry of blocks and sessions, the progress counter. Locks are held for a few
+//! assignments, never while computing or sending.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use halflife_optim::Optimizer;
+use halflife_proto::PROTOCOL_VERSION;
+use halflife_proto::blocks::{BlockId, all_blocks};
+use halflife_proto::contribution::{Acknowledgement, BlockWeights, Contribution, Outcome};
+use halflife_proto::hello::{Fingerprint, Hello};
+use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step};
+use halflife_proto::manifest::{Manifest, Role, Tensor};
+use halflife_proto::placement::Placement;
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::slots::SlotTree;
+use tokio::sync::watch;
+
+use crate::block::{Applied, Block, Change, Contributed, Rules, Version};
+use crate::compute::Compute;
+use crate::config::JobSpec;
+use crate::outbox::Outbox;
+use crate::progress::Progress;
+use crate::registry::{Blocks, SessionId, Sessions};
+
+/// Who a server is within its job.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The job.
+    pub job: JobId,
+    /// Incarnation of the job's state.
+    pub generation: Generation,
+    /// This process.
+    pub incarnation: Incarnation,
+    /// This build and machine.
+    pub fingerprint: Fingerprint,
+    /// The server's place in the job.
+    pub index: ServerIndex,
+}
+
+impl Identity {
+    /// How it introduces itself.
+    #[must_use]
+    pub fn hello(&self) -> Hello {
+        Hello {
+            protocol_version: PROTOCOL_VERSION,
+            job: Some(self.job.clone()),
+            generation: self.generation,
+            incarnation: self.incarnation,
+            fingerprint: self.fingerprint.clone(),
+        }
+    }
+}
+
+/// What the lead wants to know of a shard.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// Newest step complete on all blocks.
+    pub complete: Option<Step>,
+    /// Learning rate of that step.
+    pub lr: f64,
+    /// Why the shard takes nothing more.
+    pub halted: Option<Refusal>,
+}
+
+/// A server's part of a job.
+#[derive(Debug)]
+pub struct Shard {
+    identity: Identity,
+    rules: Arc<Rules>,
+    manifest: Manifest,
+    placement: Placement,
+    blocks: Blocks,
+    sessions: Sessions,
+    progress: Mutex<Progress>,
+    standing: watch::Sender<Standing>,
+    compute: Arc<Compute>,
+}
+
+impl Shard {
+    /// The empty blocks that `placement` gives this server.
+    ///
+    /// # Errors
+    /// When the job's optimizer cannot be built, which its lead has already checked.
+    pub fn new(
+        identity: Identity,
+        spec: &JobSpec,
+        manifest: Manifest,
+        placement: Placement,
+        compute: Arc<Compute>,
+    ) -> Result<Arc<Shard>, Refusal> {
+        let malformed = |message: String| Refusal::new(RefusalCause::Malformed, message);
+        let optimizer =
+            Optimizer::new(&spec.optimizer, spec.job.steps).map_err(|error| malformed(error.to_string()))?;
+        let slots = SlotTree::new(spec.job.slots).ok_or_else(|| malformed("a job without slots".to_owned()))?;
+        let rules = Arc::new(Rules {
+            optimizer,
+            slots,
+            combine: spec.job.combine,
+            nonfinite: spec.job.nonfinite,
+            steps: Step(spec.job.steps),
+        });
+        let blocks = Blocks::default();
+        let (mut count, mut changing) = (0, 0);
+        let changes: Vec<Change> =
+            manifest.tensors().iter().map(|tensor| change_of(tensor, &rules.optimizer)).collect();
+        for (id, range) in all_blocks(&manifest, placement.block_elements()) {
+            if placement.server_of(id) == Some(identity.index) {
+                let elements = (range.end - range.start) as usize;
+                let block = Block::new(id, elements, changes[id.tensor.0 as usize].clone(), rules.clone());
+                count += 1;
+                changing += usize::from(block.changes());
+                blocks.insert(block);
+            }
+        }
+        let progress = Progress::new(count, changing);
+        let standing = Standing { complete: standing_step(&progress, rules.steps), ..Standing::default() };
+        Ok(Arc::new(Shard {
+            identity,
+            rules,
+            manifest,
+            placement,
+            blocks,
+            sessions: Sessions::default(),
+            progress: Mutex::new(progress),
+            standing: watch::Sender::new(standing),
+            compute,
+        }))
+    }
+
+    /// Who this server is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Follows what the lead wants to know.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Newest step complete on all blocks here.
+    #[must_use]
+    pub fn complete(&self) -> Option<Step> {
+        self.with_progress(|progress| progress.complete())
+    }
+
+    // ---- contributions ----
+
+    /// Takes a contribution (step 0: an initialization).
+    ///
+    /// # Errors
+    /// A [`Refusal`] with what was expected and what came; nothing has changed.
+    pub fn contribute(self: &Arc<Self>, contribution: Contribution) -> Result<Acknowledgement, Refusal> {
+        self.check_running()?;
+        if contribution.generation != self.identity.generation {
+            return Err(Refusal::mismatch(
+                RefusalCause::WrongGeneration,
+                "contribution",
+                self.identity.generation,
+                contribution.generation,
+            ));
+        }
+        let block = self.find(contribution.block)?;
+        let Contribution { step, slots, .. } = contribution;
+        self.check_not_ahead(step)?;
+        let outcome = match block.contribute(contribution)? {
+            Contributed::Noted(outcome) => outcome,
+            Contributed::Initialized => {
+                if let Some(version) = block.current() {
+                    self.publish(&block, &version);
+                }
+                Outcome::Added
+            }
+            Contributed::Ready(outcome, update) => {
+                let shard = self.clone();
+                let ready = block.clone();
+                self.compute.run(*update, move |applied| shard.finish(&ready, applied));
+                outcome
+            }
+            Contributed::Halt(refusal) => {
+                self.halt(refusal.clone());
+                return Err(Refusal::new(RefusalCause::JobStopped, refusal.to_string()));
+            }
+        };
+        let generation = self.identity.generation;
+        Ok(Acknowledgement { block: block.id(), generation, step, slots, outcome, durable_step: Step::ZERO })
+    }
+
+    fn find(&self, id: BlockId) -> Result<Arc<Block>, Refusal> {
+        if let Some(block) = self.blocks.get(id) {
+            return Ok(block);
+        }
+        match self.placement.server_of(id) {
+            Some(owner) => {
+                Err(Refusal::mismatch(RefusalCause::NotOwner, format!("owner of {id}"), owner, self.identity.index))
+            }
+            None => {
+                let tensors = self.manifest.tensors().len();
+                let expected = match self.manifest.get(id.tensor) {
+                    Some(tensor) => format!("a block of {:?} ({} elements)", tensor.name, tensor.elements()),
+                    None => format!("one of {tensors} tensors"),
+                };
+                Err(Refusal::mismatch(RefusalCause::UnknownBlock, "block id", expected, id))
+            }
+        }
+    }
+
+    /// A contribution beyond the step after the newest complete one would let blocks drift more than
+    /// one step apart.
+    fn check_not_ahead(&self, step: Step) -> Result<(), Refusal> {
+        let (next, complete) = self.with_progress(|progress| (progress.next(), progress.complete()));
+        if step <= next {
+            return Ok(());
+        }
+        if complete.is_none() {
+            return Err(Refusal::new(RefusalCause::NotInitialized, "not every block has weights yet"));
+        }
+        Err(Refusal::mismatch(RefusalCause::StepAhead, "contribution", format!("at most {next}"), step))
+    }
+
+    fn check_running(&self) -> Result<(), Refusal> {
+        match &self.standing.borrow().halted {
+            Some(refusal) => Err(Refusal::new(RefusalCause::JobStopped, format!("the job has stopped: {refusal}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(self: &Arc<Self>, block: &Block, applied: Applied) {
+        let version = block.install(applied);
+        self.publish(block, &version);
+    }
+
+    /// Counts the block, then sends it: whoever holds the last block of a step must find the server
+    /// ready for the next.
+    fn publish(&self, block: &Block, version: &Version) {
+        let completed = self.with_progress(|progress| {
+            let completed = progress.block_done();
+            completed.and_then(|_| standing_step(progress, self.rules.steps))
+        });
+        if let Some(step) = completed {
+            self.standing.send_modify(|standing| {
+                standing.complete = Some(step);
+                standing.lr = version.lr;
+            });
+        }
+        self.sessions.send_weights(block.id(), version);
+    }
+
+    fn with_progress<T>(&self, visit: impl FnOnce(&mut Progress) -> T) -> T {
+        // The counter's methods do not panic half-way.
+        visit(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    // ---- the end ----
+
+    /// Takes nothing more; weights can still be read.
+    pub fn halt(&self, refusal: Refusal) {
+        self.standing.send_modify(|standing| {
+            standing.halted.get_or_insert(refusal);
+        });
+    }
+
+    /// Ends every open session.
+    pub fn close_sessions(&self, status: Option<tonic::Status>) {
+        for outbox in self.sessions.all() {
+            outbox.close(status.clone());
+        }
+    }
+
+    // ---- reading ----
+
+    /// Opens a session that begins with the weights of `from_step` (`None`: the newest step
+    /// complete here) and then gets every newer version.
+    ///
+    /// # Errors
+    /// `STEP_GONE` when the weights of that step are not kept any more.
+    pub fn open_session(&self, from_step: Option<Step>, outbox: &Arc<Outbox>) -> Result<SessionId, Refusal> {
+        // First in the list, then the baseline: a version that appears in between comes twice
+        // rather than never.
+        let id = self.sessions.open(outbox.clone());
+        let complete = self.complete();
+        if let Some(step) = from_step.or(complete) {
+            for block in self.blocks.all() {
+                let Some(version) = block.at(step) else {
+                    if block.current().is_none_or(|current| current.step < step) {
+                        continue; // not there yet: it will come
+                    }
+                    self.sessions.close(id);
+                    return Err(step_gone(&block, step));
+                };
+                outbox.send_baseline(block.id(), version);
+                if let Some(newer) = block.current().filter(|current| block.changes() && current.step > step) {
+                    outbox.send_weights(block.id(), newer);
+                }
+            }
+        }
+        Ok(id)
+    }
+
+    /// Forgets a session.
+    pub fn close_session(&self, id: SessionId) {
+        self.sessions.close(id);
+    }
+
+    /// The weights of named blocks, all of one step (`None`: the newest step complete here).
+    ///
+    /// # Errors
+    /// `NOT_INITIALIZED`, `STEP_GONE`, `STEP_AHEAD`, or a block that is not here.
+    pub fn pull(&self, ids: &[BlockId], step: Option<Step>) -> Result<(Step, Vec<BlockWeights>), Refusal> {
+        let not_initialized = || Refusal::new(RefusalCause::NotInitialized, "the weights are not initialized yet");
+        let complete = self.complete().ok_or_else(not_initialized)?;
+        let step = step.unwrap_or(complete);
+        if step > complete {
+            return Err(Refusal::mismatch(RefusalCause::StepAhead, "pull", format!("at most {complete}"), step));
+        }
+        let read = |id: &BlockId| {
+            let block = self.find(*id)?;
+            let version = block.at(step).ok_or_else(|| step_gone(&block, step))?;
+            let Version { lr, decay, .. } = version;
+            let generation = self.identity.generation;
+            Ok(BlockWeights { block: *id, generation, step, data: version.bytes(), lr, decay })
+        };
+        Ok((step, ids.iter().map(read).collect::<Result<_, Refusal>>()?))
+    }
+}
+
+fn step_gone(block: &Block, step: Step) -> Refusal {
+    let newest = block.current().map_or("none".to_owned(), |version| version.step.to_string());
+    Refusal::mismatch(
+        RefusalCause::StepGone,
+        format!("weights of {}", block.id()),
+        format!("{newest} or the one before"),
+        step,
+    )
+}
+
+fn change_of(tensor: &Tensor, optimizer: &Optimizer) -> Change {
+    match tensor.role {
+        Role::Trainable => {
+            let shape: Vec<usize> = tensor.shape.iter().map(|dim| *dim as usize).collect();
+            Change::Optimized(Arc::new(optimizer.tensor(&tensor.name, &shape)))
+        }
+        Role::Buffer => Change::Averaged,
+        Role::Frozen | Role::Tied(_) => Change::Never,
+    }
+}
+
+/// The step to report: a server whose blocks never change is as far as the job can get once it is
+/// initialized, so that nobody waits for it.
+fn standing_step(progress: &Progress, steps: Step) -> Option<Step> {
+    progress.complete().map(|step| if progress.has_changing_blocks() { step } else { steps })
+}
+
+/// Where the data service finds the shard once there is one.
+#[derive(Debug, Default)]
+pub struct ShardPlace(RwLock<Option<Arc<Shard>>>);
+
+impl ShardPlace {
+    /// Puts a shard in place.
+    pub fn set(&self, shard: Arc<Shard>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(shard);
+    }
+
+    /// The shard, if there is one.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<Shard>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
