@@ -5,9 +5,9 @@ use std::sync::Arc;
 use halflife_proto::hello::Hello;
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::v1;
 use halflife_proto::v1::data_client::DataClient;
 use halflife_proto::wire::read_weights;
-use halflife_proto::v1;
 use tonic::transport::Channel;
 
 use crate::assembly::check_fit;
@@ -76,7 +76,8 @@ impl Puller {
         step: Option<Step>,
     ) -> Result<v1::PullResponse, ClientError> {
         let blocks = numbers.iter().map(|number| self.plan.blocks()[*number].id.into()).collect();
-        let request = v1::PullRequest { hello: Some((&self.hello).into()), blocks, step: step.map(|step| step.0) };
+        let hello = Some((&self.hello).into());
+        let request = v1::PullRequest { hello, blocks, step: step.map(|step| step.0), plane: String::new() };
         let (url, client) = &mut self.servers[server.0 as usize];
         call(url, client.pull(request)).await
     }

@@ -15,6 +15,7 @@ mod weights;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use halflife_optim::{Optimizer, TensorRule};
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::{Contribution, Outcome, Payload};
@@ -151,6 +152,38 @@ impl Block {
             return state.current.as_ref().map(|version| version.carried_to(step));
         }
         [&state.current, &state.previous].into_iter().flatten().find(|version| version.step == step).cloned()
+    }
+
+    /// A copy of an optimizer plane as it stands after exactly `step`, little-endian f32.
+    ///
+    /// # Errors
+    /// `UNKNOWN_BLOCK` for a plane this block does not have, `STEP_GONE` when the plane is of another
+    /// step, `NOT_READY` while an update has it.
+    pub fn plane_at(&self, name: &str, step: Step) -> Result<Bytes, Refusal> {
+        let specs = match self.change {
+            Change::Optimized(_) => self.rules.optimizer.planes(),
+            Change::Averaged | Change::Never => &[],
+        };
+        let Some(index) = specs.iter().position(|spec| spec.name == name) else {
+            let known = specs.iter().map(|spec| spec.name).collect::<Vec<_>>().join(", ");
+            return Err(Refusal::mismatch(
+                RefusalCause::UnknownBlock,
+                format!("plane of {}", self.id),
+                format!("one of [{known}]"),
+                name,
+            ));
+        };
+        let state = self.lock();
+        match (&state.planes, &state.current) {
+            (Some(planes), Some(current)) if current.step == step => {
+                Ok(Bytes::copy_from_slice(bytemuck::cast_slice(&planes[index])))
+            }
+            (Some(_), current) => {
+                let newest = current.as_ref().map_or("none".to_owned(), |version| version.step.to_string());
+                Err(Refusal::mismatch(RefusalCause::StepGone, format!("plane of {}", self.id), newest, step))
+            }
+            (None, _) => Err(Refusal::new(RefusalCause::NotReady, format!("{} is being updated", self.id))),
+        }
     }
 
     /// Takes a contribution, already known to be of this job's generation.

@@ -101,7 +101,8 @@ impl Data for DataService {
             return Err(too_large(format!("at most {PULL_BLOCKS_MAX} blocks"), found).into());
         }
         let ids = request.blocks.into_iter().map(|id| wire::read_block_id(Some(id))).collect::<Result<Vec<_>, _>>()?;
-        let (step, blocks) = shard.pull(&ids, request.step.map(Step))?;
+        let plane = (!request.plane.is_empty()).then_some(request.plane.as_str());
+        let (step, blocks) = shard.pull(&ids, plane, request.step.map(Step))?;
         let bytes: usize = blocks.iter().map(|block| block.data.len()).sum();
         if bytes > PULL_BYTES_MAX {
             return Err(too_large(format!("at most {PULL_BYTES_MAX} bytes"), format!("{bytes} bytes")).into());

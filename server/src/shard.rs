@@ -314,23 +314,32 @@ impl Shard {
         self.sessions.close(id);
     }
 
-    /// The weights of named blocks, all of one step (`None`: the newest step complete here).
+    /// The weights of named blocks, or one of their planes, all of one step (`None`: the newest
+    /// step complete here).
     ///
     /// # Errors
-    /// `NOT_INITIALIZED`, `STEP_GONE`, `STEP_AHEAD`, or a block that is not here.
-    pub fn pull(&self, ids: &[BlockId], step: Option<Step>) -> Result<(Step, Vec<BlockWeights>), Refusal> {
+    /// `NOT_INITIALIZED`, `STEP_GONE`, `STEP_AHEAD`, or a block or plane that is not here.
+    pub fn pull(
+        &self,
+        ids: &[BlockId],
+        plane: Option<&str>,
+        step: Option<Step>,
+    ) -> Result<(Step, Vec<BlockWeights>), Refusal> {
         let not_initialized = || Refusal::new(RefusalCause::NotInitialized, "the weights are not initialized yet");
         let complete = self.complete().ok_or_else(not_initialized)?;
         let step = step.unwrap_or(complete);
         if step > complete {
             return Err(Refusal::mismatch(RefusalCause::StepAhead, "pull", format!("at most {complete}"), step));
         }
+        let generation = self.identity.generation;
         let read = |id: &BlockId| {
             let block = self.find(*id)?;
             let version = block.at(step).ok_or_else(|| step_gone(&block, step))?;
-            let Version { lr, decay, .. } = version;
-            let generation = self.identity.generation;
-            Ok(BlockWeights { block: *id, generation, step, data: version.bytes(), lr, decay })
+            let data = match plane {
+                None => version.bytes(),
+                Some(name) => block.plane_at(name, step)?,
+            };
+            Ok(BlockWeights { block: *id, generation, step, data, lr: version.lr, decay: version.decay })
         };
         Ok((step, ids.iter().map(read).collect::<Result<_, Refusal>>()?))
     }
