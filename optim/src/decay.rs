@@ -3,7 +3,7 @@
 //! Formulas: `golden/README.md`; Loshchilov & Hutter, arXiv 1711.05101, algorithms 1 and 2.
 
 use crate::config::WeightDecayConfig;
-use crate::config::{Algorithm, DecayMode, DecayOrder, DecayScale, OptimizerConfig};
+use crate::config::{Algorithm, DecayMode, DecayOrder, DecayScale, OptimizerConfig, filled};
 use crate::error::ConfigError;
 use crate::kernel::{DecayStep, Order};
 use crate::schedule::{Schedule, ScheduleConfig};
@@ -27,7 +27,7 @@ pub(crate) struct DecayInput<'a> {
 pub(crate) struct Decay {
     pub(crate) mode: DecayMode,
     value: Schedule,
-    scale: DecayScale,
+    pub(crate) scale: DecayScale,
     order: DecayOrder,
     eta: Option<Schedule>,
     cautious: bool,
@@ -36,13 +36,12 @@ pub(crate) struct Decay {
 
 impl Decay {
     pub(crate) fn new(config: &OptimizerConfig, run_steps: u64) -> Result<Self, ConfigError> {
-        let absent = WeightDecayConfig { mode: Some(DecayMode::None), ..WeightDecayConfig::default() };
-        let decay = config.weight_decay.as_ref().unwrap_or(&absent);
+        let decay = filled(config.weight_decay.as_ref());
         let mode = decay.mode.ok_or(ConfigError::Missing {
             field: "weight_decay.mode".into(),
             expected: "\"none\", \"l2\", \"l1\" or \"decoupled\"",
         })?;
-        refuse_unread(decay, mode, config.algorithm.unwrap_or_default())?;
+        refuse_unread(decay, mode, filled(config.algorithm))?;
         let value = match decay_value(decay, mode)? {
             Strength::Value(value) => value,
             // The scale is what the value will be solved for; see half_life.rs.
@@ -180,7 +179,7 @@ fn twice() -> ConfigError {
 }
 
 fn inside_trust_ratio(config: &OptimizerConfig, decay: &WeightDecayConfig) -> bool {
-    let lamb = config.algorithm == Some(Algorithm::Lamb);
+    let lamb = filled(config.algorithm) == Algorithm::Lamb;
     lamb && decay.inside_trust_ratio.unwrap_or(true)
 }
 

@@ -1,6 +1,6 @@
 //! The gradient pipeline, compiled: operations on a gradient in the configured order.
 
-use crate::config::{DecayMode, GradientOp, NormForm, OptimizerConfig};
+use crate::config::{DecayMode, GradientOp, NormForm, OptimizerConfig, filled};
 use crate::error::{ConfigError, positive};
 use crate::kernel::dispatched;
 use crate::reduce::Reduction;
@@ -50,9 +50,9 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Checks the operations; coupled decay that is not placed goes last, where PyTorch puts it.
+    /// Checks the operations, among which coupled decay is placed.
     pub(crate) fn new(config: &OptimizerConfig, mode: DecayMode) -> Result<Self, ConfigError> {
-        let mut ops = config.gradient.clone().unwrap_or_default();
+        let ops = filled(config.gradient.clone());
         let placed = ops.iter().filter(|op| matches!(op, GradientOp::L2 | GradientOp::L1));
         let placed: Vec<_> = placed.copied().collect();
         let wanted = match mode {
@@ -61,7 +61,6 @@ impl Pipeline {
             DecayMode::None | DecayMode::Decoupled => None,
         };
         match (wanted, placed.as_slice()) {
-            (Some(op), []) => ops.push(op),
             (Some(op), [only]) if *only == op => {}
             (None, []) => {}
             _ => {

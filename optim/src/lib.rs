@@ -37,6 +37,7 @@ mod gradient;
 mod group;
 mod half_life;
 mod kernel;
+mod ledger;
 mod optimizer;
 mod parameters;
 mod plane;
@@ -45,17 +46,20 @@ mod rule;
 pub mod schedule;
 mod step;
 mod update;
+mod warning;
 
 pub use config::{
     Algorithm, BiasRounding, DecayMode, DecayOrder, DecayScale, EpsPlacement, GradientOp, GroupConfig, HyperRounding,
-    MomentRounding, MomentumForm, NormForm, OptimizerConfig, Span, StepCounter, WeightDecayConfig,
+    MomentRounding, MomentumForm, NormForm, OptimizerConfig, Preset, Span, StepCounter, WeightDecayConfig,
 };
 pub use error::ConfigError;
 pub use group::TensorRule;
 pub use kernel::KernelPath;
+pub use ledger::DecayLedger;
 pub use optimizer::Optimizer;
 pub use parameters::{Parameter, Parameters, StepError};
 pub use plane::{Extent, PlaneSpec};
 pub use reduce::{Reduction, Sums};
 pub use schedule::{Curve, Schedule, ScheduleConfig};
 pub use step::StepFactors;
+pub use warning::DecayWarning;

@@ -4,7 +4,7 @@
 //! Misuse by the caller (slices of unequal length, too few planes, a norm not supplied) panics;
 //! bad configurations are refused by [`Optimizer::new`].
 
-use crate::config::OptimizerConfig;
+use crate::config::{DecayMode, DecayScale, OptimizerConfig, filled};
 use crate::decay::{Decay, DecayInput};
 use crate::error::{ConfigError, at_least_one};
 use crate::gradient::Pipeline;
@@ -26,7 +26,7 @@ use crate::step::StepFactors;
 pub struct Optimizer {
     lr: Schedule,
     lr_peak: f64,
-    decay: Decay,
+    pub(crate) decay: Decay,
     pipeline: Pipeline,
     groups: Vec<Group>,
     strip_name_suffix: bool,
@@ -54,7 +54,7 @@ impl Optimizer {
             lr_peak: 0.0,
             pipeline: Pipeline::new(config, decay.mode)?,
             groups: groups.collect::<Result<_, _>>()?,
-            strip_name_suffix: config.strip_name_suffix.unwrap_or(false),
+            strip_name_suffix: filled(config.strip_name_suffix),
             planes: rule.planes(),
             decay,
             rule,
@@ -93,6 +93,16 @@ impl Optimizer {
         let rule = TensorRule::ungrouped();
         let coefficient = |done: u64| self.decay_factor(&rule, done + 1, done + 1);
         half_life::solve(coefficient, self.run_steps, exponent)
+    }
+
+    /// The same optimizer with a decay value of 1 under another scaling: its factors are the
+    /// coefficients of a value to be found.
+    pub(crate) fn with_unit_decay(&self, scale: DecayScale) -> Self {
+        let mut other = self.clone();
+        other.decay.scale = scale;
+        other.decay.set_value(1.0);
+        other.find_peaks();
+        other
     }
 
     /// The state beside the weights, in the order [`Optimizer::update`] takes it.
@@ -165,6 +175,7 @@ impl Optimizer {
         StepFactors {
             lr,
             decay,
+            decoupled: self.decay.mode == DecayMode::Decoupled,
             gradient: self.pipeline.stages(decay),
             decay_step: self.decay.step(decay),
             rule: rule_step,
@@ -184,7 +195,7 @@ impl Optimizer {
         self.rule.step(StepInput { lr, step, updates, inner_decay: self.decay.inner(step - 1, rule.decay_mult) })
     }
 
-    fn decay_factor(&self, rule: &TensorRule, step: u64, updates: u64) -> f64 {
+    pub(crate) fn decay_factor(&self, rule: &TensorRule, step: u64, updates: u64) -> f64 {
         let (lr, lr_schedule) = self.lr_of(rule, step);
         let own_peak = rule.group.and_then(|index| self.groups[index].lr_peak);
         let (_, correction) = self.rule_step(rule, lr, step, updates);

@@ -11,6 +11,7 @@ use crate::rule::RuleStep;
 pub struct StepFactors {
     pub(crate) lr: f64,
     pub(crate) decay: f64,
+    pub(crate) decoupled: bool,
     pub(crate) gradient: Vec<Stage>,
     pub(crate) decay_step: DecayStep,
     pub(crate) rule: RuleStep,

@@ -27,6 +27,23 @@ pub enum Algorithm {
     AdafactorTorch,
 }
 
+impl Algorithm {
+    /// Whether the rule has betas.
+    pub(crate) fn averages(self) -> bool {
+        !matches!(self, Self::Sgd | Self::AdafactorTorch)
+    }
+
+    /// Whether it divides by the root of a second moment per element, and corrects biases.
+    pub(crate) fn has_second_moment(self) -> bool {
+        matches!(self, Self::Adam | Self::NadamTorch | Self::NadamOptax | Self::Radam | Self::Lamb)
+    }
+
+    /// Whether it reads the number of updates through the step counter.
+    pub(crate) fn counts_updates(self) -> bool {
+        self.has_second_moment() || self == Self::AdafactorTorch
+    }
+}
+
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

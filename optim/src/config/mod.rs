@@ -5,17 +5,20 @@
 
 mod algorithm;
 mod decay;
+mod expand;
 mod gradient;
 mod group;
+mod preset;
 mod span;
 
 pub use algorithm::{Algorithm, BiasRounding, EpsPlacement, HyperRounding, MomentRounding, MomentumForm, StepCounter};
 pub use decay::{DecayMode, DecayOrder, DecayScale, WeightDecayConfig};
+pub(crate) use expand::filled;
 pub use gradient::{GradientOp, NormForm};
 pub use group::GroupConfig;
+pub use preset::Preset;
 pub use span::Span;
 
-use crate::error::ConfigError;
 use crate::schedule::ScheduleConfig;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +41,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// The update rule.
+    /// A system whose choices fill in what is left open here. Own groups come before its groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
+    /// The update rule (adam).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub algorithm: Option<Algorithm>,
     /// Learning rate: a number or a schedule.
@@ -111,14 +117,4 @@ pub struct OptimizerConfig {
     /// multipliers 1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<GroupConfig>,
-}
-
-impl OptimizerConfig {
-    /// The configuration with its preset's choices filled in.
-    ///
-    /// # Errors
-    /// None yet.
-    pub fn expanded(&self) -> Result<Self, ConfigError> {
-        Ok(self.clone())
-    }
 }

@@ -8,7 +8,7 @@
 //! a tensor is updated whole, on one thread, in a fixed order.
 
 use super::moments::to_f32;
-use crate::config::{OptimizerConfig, StepCounter};
+use crate::config::{OptimizerConfig, StepCounter, filled};
 use crate::error::{ConfigError, positive};
 use crate::kernel::{Apply, DecayStep, KernelPath, with_order};
 use crate::plane::{Extent, PlaneSpec};
@@ -37,11 +37,11 @@ pub(crate) struct AdafactorStep {
 impl Adafactor {
     pub(crate) fn new(config: &OptimizerConfig) -> Result<Self, ConfigError> {
         let adafactor = Self {
-            beta2_decay: config.beta2_decay.unwrap_or(-0.8),
-            eps1: config.eps1.unwrap_or(f64::from(f32::EPSILON)),
-            eps2: config.eps2.unwrap_or(1e-3),
-            clip: config.update_clip.unwrap_or(1.0),
-            counter: config.step_counter.unwrap_or_default(),
+            beta2_decay: filled(config.beta2_decay),
+            eps1: filled(config.eps1),
+            eps2: filled(config.eps2),
+            clip: filled(config.update_clip),
+            counter: filled(config.step_counter),
         };
         positive("eps1", f64::from(to_f32(adafactor.eps1)))?;
         positive("eps2", adafactor.eps2)?;

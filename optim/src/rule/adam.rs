@@ -8,7 +8,7 @@
 use super::Slices;
 use super::moments::{Average, Moments, to_f32};
 use super::second_moment::{Scale, SecondMoment};
-use crate::config::OptimizerConfig;
+use crate::config::{OptimizerConfig, filled};
 use crate::error::ConfigError;
 use crate::kernel::{DecayStep, KernelPath, elementwise};
 use crate::plane::PlaneSpec;
@@ -34,11 +34,7 @@ pub(crate) struct AdamStep {
 
 impl Adam {
     pub(crate) fn new(config: &OptimizerConfig) -> Result<Self, ConfigError> {
-        Ok(Self {
-            moments: Moments::new(config, [0.9, 0.999])?,
-            second: SecondMoment::new(config, 1e-8)?,
-            amsgrad: config.amsgrad.unwrap_or(false),
-        })
+        Ok(Self { moments: Moments::new(config)?, second: SecondMoment::new(config)?, amsgrad: filled(config.amsgrad) })
     }
 
     pub(crate) fn planes(&self) -> Vec<PlaneSpec> {

@@ -35,7 +35,7 @@ pub(crate) struct LambStep {
 
 impl Lamb {
     pub(crate) fn new(config: &OptimizerConfig) -> Result<Self, ConfigError> {
-        Ok(Self { moments: Moments::new(config, [0.9, 0.999])?, second: SecondMoment::new(config, 1e-6)? })
+        Ok(Self { moments: Moments::new(config)?, second: SecondMoment::new(config)? })
     }
 
     pub(crate) fn planes() -> Vec<PlaneSpec> {

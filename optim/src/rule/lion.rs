@@ -27,7 +27,7 @@ pub(crate) struct LionStep {
 
 impl Lion {
     pub(crate) fn new(config: &OptimizerConfig) -> Result<Self, ConfigError> {
-        let moments = Moments::new(config, [0.9, 0.99])?;
+        let moments = Moments::new(config)?;
         Ok(Self { moments })
     }
 

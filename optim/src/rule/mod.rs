@@ -14,7 +14,7 @@ mod sgd;
 pub(crate) use adafactor::Tensor;
 pub(crate) use lamb::directions;
 
-use crate::config::{Algorithm, OptimizerConfig};
+use crate::config::{Algorithm, OptimizerConfig, filled};
 use crate::error::ConfigError;
 use crate::kernel::{DecayStep, KernelPath};
 use crate::plane::PlaneSpec;
@@ -75,7 +75,7 @@ impl<'a> Slices<'a> {
 
 impl Rule {
     pub(crate) fn new(config: &OptimizerConfig) -> Result<Self, ConfigError> {
-        let algorithm = config.algorithm.unwrap_or_default();
+        let algorithm = filled(config.algorithm);
         refuse_unread(config, algorithm)?;
         match algorithm {
             Algorithm::Adam => adam::Adam::new(config).map(Self::Adam),
@@ -162,21 +162,18 @@ pub(crate) fn exactly<'a, 'b, const N: usize>(planes: &'a mut [&'b mut [f32]]) -
 
 /// Every setting that is present must be one that `algorithm` reads.
 fn refuse_unread(config: &OptimizerConfig, algorithm: Algorithm) -> Result<(), ConfigError> {
-    use Algorithm::{AdafactorTorch, Adam, Lamb, Lion, NadamOptax, NadamTorch, Radam, Sgd};
+    use Algorithm::{AdafactorTorch, Adam, NadamTorch, Sgd};
     let only = |one: Algorithm| algorithm == one;
-    let averaging = !matches!(algorithm, Sgd | AdafactorTorch);
-    let second_moment = matches!(algorithm, Adam | NadamTorch | NadamOptax | Radam | Lamb);
-    let counting = second_moment || only(AdafactorTorch);
-    let rounding = second_moment || only(Lion);
+    let second_moment = algorithm.has_second_moment();
     let settings = [
-        ("betas", config.betas.is_some(), averaging),
+        ("betas", config.betas.is_some(), algorithm.averages()),
         ("eps", config.eps.is_some(), second_moment),
         ("eps_placement", config.eps_placement.is_some(), second_moment),
         ("eps_root", config.eps_root.is_some(), second_moment),
         ("bias_correction", config.bias_correction.is_some(), second_moment),
-        ("step_counter", config.step_counter.is_some(), counting),
+        ("step_counter", config.step_counter.is_some(), algorithm.counts_updates()),
         ("amsgrad", config.amsgrad.is_some(), only(Adam)),
-        ("hyper_rounding", config.hyper_rounding.is_some(), rounding),
+        ("hyper_rounding", config.hyper_rounding.is_some(), algorithm.averages()),
         ("momentum", config.momentum.is_some(), only(Sgd)),
         ("momentum_form", config.momentum_form.is_some(), only(Sgd)),
         ("dampening", config.dampening.is_some(), only(Sgd)),

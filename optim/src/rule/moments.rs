@@ -1,7 +1,7 @@
 //! The two betas: what they weigh and how their bias is corrected, rounded where a system rounds.
 
 use super::running_product::RunningProduct;
-use crate::config::{BiasRounding, MomentRounding, OptimizerConfig, StepCounter};
+use crate::config::{BiasRounding, MomentRounding, OptimizerConfig, StepCounter, filled};
 use crate::error::ConfigError;
 
 /// Weights of an exponential moving average: new = keep old + gain sample.
@@ -46,16 +46,17 @@ pub(crate) struct Moments {
 }
 
 impl Moments {
-    pub(crate) fn new(config: &OptimizerConfig, default: [f64; 2]) -> Result<Self, ConfigError> {
-        let betas = config.betas.unwrap_or(default);
+    pub(crate) fn new(config: &OptimizerConfig) -> Result<Self, ConfigError> {
+        let betas = filled(config.betas);
         for (index, beta) in betas.iter().enumerate() {
             if !(0.0..1.0).contains(beta) || f64::from(to_f32(*beta)) >= 1.0 {
                 let field = format!("betas[{index}]");
                 return Err(ConfigError::range(field, "at least 0 and below 1", beta));
             }
         }
-        let rounding = config.hyper_rounding.unwrap_or_default();
-        let bias_correction = config.bias_correction.unwrap_or(true);
+        let rounding = filled(config.hyper_rounding);
+        // Lion corrects no bias and counts nothing.
+        let bias_correction = config.bias_correction.unwrap_or(false);
         Ok(Self {
             betas: betas.map(|beta| Beta {
                 moment: match rounding.moments {

@@ -8,7 +8,7 @@
 use super::Slices;
 use super::moments::{Average, Moments, to_f32};
 use super::second_moment::{Scale, SecondMoment};
-use crate::config::OptimizerConfig;
+use crate::config::{OptimizerConfig, filled};
 use crate::error::{ConfigError, non_negative};
 use crate::kernel::{DecayStep, KernelPath, elementwise};
 use crate::plane::PlaneSpec;
@@ -44,7 +44,7 @@ pub(crate) struct NadamStep {
 impl Nadam {
     /// PyTorch's form.
     pub(crate) fn torch(config: &OptimizerConfig) -> Result<Self, ConfigError> {
-        let decay = config.momentum_decay.unwrap_or(4e-3);
+        let decay = filled(config.momentum_decay);
         non_negative("momentum_decay", decay)?;
         let mut nadam = Self::optax(config)?;
         nadam.momentum = Momentum::Scheduled { decay, products: products(nadam.moments.beta(0), decay) };
@@ -53,11 +53,7 @@ impl Nadam {
 
     /// optax's form.
     pub(crate) fn optax(config: &OptimizerConfig) -> Result<Self, ConfigError> {
-        Ok(Self {
-            moments: Moments::new(config, [0.9, 0.999])?,
-            second: SecondMoment::new(config, 1e-8)?,
-            momentum: Momentum::Constant,
-        })
+        Ok(Self { moments: Moments::new(config)?, second: SecondMoment::new(config)?, momentum: Momentum::Constant })
     }
 
     pub(crate) fn planes() -> Vec<PlaneSpec> {

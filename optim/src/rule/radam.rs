@@ -8,7 +8,7 @@
 use super::Slices;
 use super::moments::{Average, Moments, to_f32};
 use super::second_moment::{Scale, SecondMoment};
-use crate::config::{EpsPlacement, OptimizerConfig};
+use crate::config::OptimizerConfig;
 use crate::error::ConfigError;
 use crate::kernel::{DecayStep, KernelPath, elementwise};
 use crate::plane::PlaneSpec;
@@ -31,11 +31,8 @@ pub(crate) struct RadamStep {
 }
 
 impl Radam {
-    /// eps stands at the uncorrected root unless the configuration says otherwise.
     pub(crate) fn new(config: &OptimizerConfig) -> Result<Self, ConfigError> {
-        let placement = config.eps_placement.unwrap_or(EpsPlacement::Uncorrected);
-        let config = OptimizerConfig { eps_placement: Some(placement), ..config.clone() };
-        Ok(Self { moments: Moments::new(&config, [0.9, 0.999])?, second: SecondMoment::new(&config, 1e-8)? })
+        Ok(Self { moments: Moments::new(config)?, second: SecondMoment::new(config)? })
     }
 
     pub(crate) fn planes() -> Vec<PlaneSpec> {

@@ -6,7 +6,7 @@
 //! `uncorrected`: sqrt(bc2)/bc1 m / (sqrt(v + eps_root) + eps), so r = 1 and a gains sqrt(bc2).
 
 use super::moments::to_f32;
-use crate::config::{EpsPlacement, OptimizerConfig};
+use crate::config::{EpsPlacement, OptimizerConfig, filled};
 use crate::error::{ConfigError, non_negative, positive};
 
 /// Where eps stands, and how large.
@@ -26,13 +26,13 @@ pub(crate) struct Scale {
 }
 
 impl SecondMoment {
-    pub(crate) fn new(config: &OptimizerConfig, default_eps: f64) -> Result<Self, ConfigError> {
-        let eps = config.eps.unwrap_or(default_eps);
+    pub(crate) fn new(config: &OptimizerConfig) -> Result<Self, ConfigError> {
+        let eps = filled(config.eps);
         // Checked as the kernels see it: 1e-50 is zero in f32.
         positive("eps", f64::from(to_f32(eps)))?;
-        let eps_root = config.eps_root.unwrap_or(0.0);
+        let eps_root = filled(config.eps_root);
         non_negative("eps_root", eps_root)?;
-        Ok(Self { eps, eps_root, placement: config.eps_placement.unwrap_or_default() })
+        Ok(Self { eps, eps_root, placement: filled(config.eps_placement) })
     }
 
     /// What the numerator gains from the placement.

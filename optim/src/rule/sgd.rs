@@ -7,7 +7,7 @@
 
 use super::Slices;
 use super::moments::{Average, to_f32};
-use crate::config::{MomentumForm, OptimizerConfig};
+use crate::config::{MomentumForm, OptimizerConfig, filled};
 use crate::error::ConfigError;
 use crate::kernel::{DecayStep, KernelPath, elementwise};
 use crate::plane::PlaneSpec;
@@ -34,10 +34,10 @@ pub(crate) struct SgdStep {
 impl Sgd {
     pub(crate) fn new(config: &OptimizerConfig) -> Result<Self, ConfigError> {
         let sgd = Self {
-            momentum: config.momentum.unwrap_or(0.0),
-            dampening: config.dampening.unwrap_or(0.0),
-            form: config.momentum_form.unwrap_or_default(),
-            nesterov: config.nesterov.unwrap_or(false),
+            momentum: filled(config.momentum),
+            dampening: filled(config.dampening),
+            form: filled(config.momentum_form),
+            nesterov: filled(config.nesterov),
         };
         for (field, value) in [("momentum", sgd.momentum), ("dampening", sgd.dampening)] {
             if !(0.0..1.0).contains(&value) {

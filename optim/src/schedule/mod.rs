@@ -96,6 +96,18 @@ impl Schedule {
         (0..steps).map(|step| self.value(step)).fold(0.0, f64::max)
     }
 
+    /// Length of the warmup that the schedule begins with; 0 without one.
+    #[must_use]
+    pub fn warmup_steps(&self) -> u64 {
+        match &self.config {
+            ScheduleConfig::Curve(curve) => match **curve {
+                Curve::Warmup { steps, .. } | Curve::Noam { warmup: steps, .. } => steps,
+                _ => 0,
+            },
+            ScheduleConfig::Constant(_) => 0,
+        }
+    }
+
     /// The configuration with every length filled in.
     #[must_use]
     pub fn config(&self) -> &ScheduleConfig {

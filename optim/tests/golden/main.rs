@@ -5,6 +5,7 @@ mod case;
 mod compare;
 mod configure;
 mod names;
+mod presets;
 mod run;
 mod schedules;
 

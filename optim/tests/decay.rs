@@ -1,0 +1,113 @@
+//! What decay does over a run: half-lives, ledgers, equivalents, warnings.
+
+use halflife_optim::{DecayScale, DecayWarning, Optimizer, OptimizerConfig, Parameters};
+
+fn build(text: &str, steps: u64) -> Optimizer {
+    let config: OptimizerConfig = toml::from_str(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    Optimizer::new(&config, steps).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+const WARMUP_COSINE: &str =
+    "lr = { kind = \"warmup\", steps = 50, then = { kind = \"cosine\", base = 0.01, end = 1e-4 } }\n";
+
+fn decay(rest: &str) -> String {
+    format!("{WARMUP_COSINE}weight_decay = {{ mode = \"decoupled\", {rest} }}\nsteps_per_epoch = 20")
+}
+
+#[test]
+fn a_half_life_is_what_the_ledger_then_says() {
+    for scale in ["lr", "corrected_lr", "schedule", "independent", "lr_squared", "nothing"] {
+        let optimizer = build(&decay(&format!("half_life = \"300 steps\", scaled_by = \"{scale}\"")), 1000);
+        let ledger = optimizer.ledger(&optimizer.tensor("w", &[2, 2]), 1000);
+        let half_life = ledger.half_life_steps().unwrap();
+        assert!((half_life - 300.0).abs() < 1e-6, "{scale}: {half_life}");
+        assert!((ledger.remaining() - 0.5_f64.powf(1000.0 / 300.0)).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn a_timescale_in_epochs_is_what_the_ledger_then_says() {
+    let optimizer = build(&decay("timescale = \"5 epochs\""), 1000);
+    let ledger = optimizer.ledger(&optimizer.tensor("w", &[2, 2]), 1000);
+    assert!((ledger.timescale_epochs(20).unwrap() - 5.0).abs() < 1e-9);
+}
+
+#[test]
+fn weights_without_gradient_shrink_by_what_the_ledger_says() {
+    let optimizer = build(&decay("half_life = \"100 steps\""), 400);
+    let mut model = Parameters::default();
+    model.add(&optimizer, "w", &[1], vec![3.0]).unwrap();
+    for step in 1..=400 {
+        optimizer.step(&mut model, &[Some(&[0.0])], step).unwrap();
+    }
+    let left = f64::from(model.tensors()[0].weights()[0]) / 3.0;
+    assert!((left - 0.0625).abs() < 1e-5, "{left}");
+}
+
+#[test]
+fn an_equivalent_under_another_convention_decays_as_much() {
+    let optimizer = build(&decay("value = 0.1"), 1000);
+    let rule = optimizer.tensor("w", &[2, 2]);
+    let exponent = optimizer.ledger(&rule, 1000).log_remaining;
+    for (scale, name) in [
+        (DecayScale::Lr, "lr"),
+        (DecayScale::CorrectedLr, "corrected_lr"),
+        (DecayScale::Schedule, "schedule"),
+        (DecayScale::Nothing, "nothing"),
+    ] {
+        let value = optimizer.equivalent_decay(&rule, scale).unwrap().unwrap();
+        let other = build(&decay(&format!("value = {value:e}, scaled_by = \"{name}\"")), 1000);
+        let found = other.ledger(&other.tensor("w", &[2, 2]), 1000).log_remaining;
+        assert!((found - exponent).abs() < 1e-9 * exponent.abs(), "{name}: {found} {exponent}");
+        if scale == DecayScale::Lr {
+            assert!((value - 0.1).abs() < 1e-12);
+        }
+    }
+}
+
+#[test]
+fn adamc_scales_decay_by_the_square_of_lr() {
+    let optimizer = build(&decay("value = 0.5, scaled_by = \"lr_squared\""), 1000);
+    let rule = optimizer.tensor("w", &[2, 2]);
+    for step in [10, 51, 400, 1000] {
+        let factors = optimizer.factors(&rule, step, step);
+        let expected = factors.lr() * factors.lr() / 0.01 * 0.5;
+        assert!((factors.decay() - expected).abs() < 1e-15, "step {step}");
+    }
+}
+
+#[test]
+fn cautious_decay_spares_weights_that_the_update_pulls_outwards() {
+    for order in ["before", "fused"] {
+        let text = format!(
+            "algorithm = \"sgd\"\nlr = 0.5\nweight_decay = {{ mode = \"decoupled\", value = 0.5, order = \"{order}\", \
+             cautious = true }}"
+        );
+        let optimizer = build(&text, 1);
+        let factors = optimizer.factors(&optimizer.tensor("w", &[4]), 1, 1);
+        let mut next = [0.0; 4];
+        // u = 0.5 g; w shrinks by a quarter only where u w >= 0.
+        optimizer.update(&factors, &[1.0, 1.0, -1.0, 2.0], &mut next, &mut [], &[1.0, -1.0, 1.0, 0.0]);
+        assert_eq!(next, [0.25, 1.5, -1.5, 1.5], "{order}");
+    }
+}
+
+#[test]
+fn suspicious_decays_are_named() {
+    let found = |text: &str, steps| build(text, steps).warnings([("w", &[2, 2][..]), ("b", &[2][..])]);
+    let raw = found("preset = \"tf-contrib-adamw\"\nlr = 0.001\nweight_decay = { value = 0.01 }", 1000);
+    assert!(raw.iter().any(|w| matches!(w, DecayWarning::LargeRawDecay { .. })), "{raw:?}");
+    let slow = found("lr = 0.001\nweight_decay = { mode = \"decoupled\", value = 0.01 }", 1000);
+    assert!(slow.iter().any(|w| matches!(w, DecayWarning::LongerThanRun { .. })), "{slow:?}");
+    assert!(slow.contains(&DecayWarning::DecaysVectors { tensors: vec!["b".into()] }));
+    let fast = found(&decay("half_life = \"10 steps\""), 1000);
+    assert!(fast.iter().any(|w| matches!(w, DecayWarning::ShorterThanWarmup { .. })), "{fast:?}");
+    let tiny = found("lr = 1e-6\nweight_decay = { mode = \"decoupled\", value = 0.01 }", 10);
+    assert!(tiny.iter().any(|w| matches!(w, DecayWarning::BelowF32 { .. })), "{tiny:?}");
+    let whole = found("lr = 1.0\nweight_decay = { mode = \"decoupled\", value = 1.0 }", 10);
+    assert!(whole.contains(&DecayWarning::TakesEverything { step: 1, factor: 1.0 }), "{whole:?}");
+    for warning in raw.iter().chain(&slow).chain(&fast).chain(&tiny).chain(&whole) {
+        assert!(warning.to_string().contains("deca"), "{warning}");
+    }
+    assert_eq!(found("lr = 1.0", 10), vec![]);
+}
