@@ -41,7 +41,7 @@ mod weights;
 mod work;
 
 pub use buffer_pool::BufferPool;
-pub use error::ClientError;
+pub use error::{ClientError, WeightsViolation};
 pub use gradient::{NodeGradient, SlotGradient};
 pub use layout::Layout;
 pub use lead::Lead;

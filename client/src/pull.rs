@@ -5,9 +5,9 @@ use std::sync::Arc;
 use halflife_proto::hello::Hello;
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
-use halflife_proto::v1;
 use halflife_proto::v1::data_client::DataClient;
 use halflife_proto::wire::read_weights;
+use halflife_proto::{PULL_BLOCKS_MAX, PULL_BYTES_MAX, v1};
 use tonic::transport::Channel;
 
 use crate::assembly::check_fit;
@@ -15,11 +15,6 @@ use crate::block_plan::BlockPlan;
 use crate::connection::{call, connect, data_client};
 use crate::error::{ClientError, WeightsViolation};
 use crate::weights::WeightsVersion;
-
-/// Tensor data one answer may hold at most, in bytes; one block always fits.
-const PULL_BYTES_MAX: usize = 4 * halflife_proto::blocks::BLOCK_ELEMENTS_MAX as usize;
-/// Blocks one answer may hold at most.
-const PULL_BLOCKS_MAX: usize = 8192;
 
 /// Connections to all servers, for unary reads.
 pub(crate) struct Puller {
@@ -76,8 +71,12 @@ impl Puller {
         step: Option<Step>,
     ) -> Result<v1::PullResponse, ClientError> {
         let blocks = numbers.iter().map(|number| self.plan.blocks()[*number].id.into()).collect();
-        let hello = Some((&self.hello).into());
-        let request = v1::PullRequest { hello, blocks, step: step.map(|step| step.0), plane: String::new() };
+        let request = v1::PullRequest {
+            hello: Some((&self.hello).into()),
+            blocks,
+            step: step.map(|step| step.0),
+            plane: String::new(),
+        };
         let (url, client) = &mut self.servers[server.0 as usize];
         call(url, client.pull(request)).await
     }
