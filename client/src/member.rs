@@ -1,39 +1,34 @@
 //! A worker that has joined: asks for work, sends gradients, receives weights.
 
+mod opening;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use halflife_proto::hello::Hello;
-use halflife_proto::ids::{ServerIndex, Step};
+use halflife_proto::ids::Step;
 use halflife_proto::job::JobDescription;
-use halflife_proto::manifest::Manifest;
 use halflife_proto::slots::SlotRange;
 use halflife_proto::v1;
 use halflife_proto::v1::control_client::ControlClient;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use crate::assembler::{self, Arrival, assemble};
-use crate::assembly::Assembly;
 use crate::block_plan::BlockPlan;
 use crate::buffer_pool::BufferPool;
 use crate::connection::call;
 use crate::error::{ClientError, Weight};
 use crate::gradient::NodeGradient;
-use crate::heartbeat;
 use crate::layout::Layout;
-use crate::lead::{Admission, Lead};
 use crate::node_sum::is_nonfinite;
-use crate::pull::{Puller, is_other_step_worth_asking};
-use crate::retry::Backoff;
-use crate::server_stream::{self, ServerStream};
+use crate::pull::Puller;
+use crate::server_stream::ServerStream;
 use crate::session::{Session, SessionHandle};
 use crate::shipment::Shipment;
 use crate::weights::WeightsVersion;
-use crate::work::{Decision, WorkState};
+use crate::work::Decision;
 
 /// How long a broken stream waits for a notice that explains it.
 const EXPLANATION_WAIT: Duration = Duration::from_millis(500);
@@ -90,38 +85,6 @@ enum Sight {
 }
 
 impl Member {
-    /// Opens the heartbeat stream, then the stream to every server.
-    pub(crate) async fn open(lead: Lead, manifest: &Manifest, admission: Admission) -> Result<Member, ClientError> {
-        let Admission { hello, job, tree, placement, urls, step, number, assignment, heartbeat_every } = admission;
-        let layout = Arc::new(Layout::new(manifest));
-        let mut work = WorkState::new(tree, job.steps);
-        if let Some(assignment) = assignment {
-            let bad = |refusal| ClientError::bad_message(&lead.url, refusal);
-            work.assign(assignment).map_err(bad)?;
-        }
-        let mut member = Member {
-            lead_url: lead.url,
-            control: lead.control,
-            number,
-            plan: Arc::new(BlockPlan::new(manifest, &layout, &placement)),
-            buffers: BufferPool::new(layout.elements()),
-            urls,
-            session: SessionHandle::new(work),
-            streams: Vec::new(),
-            tasks: JoinSet::new(),
-            hello,
-            job,
-            layout,
-        };
-        let give_up_after = lead.options.give_up_after;
-        member.start_heartbeat(heartbeat_every, give_up_after).await?;
-        let arrivals = member.start_assembler();
-        for index in 0..member.urls.len() {
-            member.start_stream(ServerIndex(index as u32), step, &arrivals, give_up_after).await?;
-        }
-        Ok(member)
-    }
-
     /// Where each tensor lies in weights and gradients.
     #[must_use]
     pub fn layout(&self) -> &Arc<Layout> {
@@ -219,60 +182,6 @@ impl Member {
         };
         let done = self.session.look().work.decide() == Decision::Finished;
         if done { Ok(()) } else { left }
-    }
-
-    async fn start_heartbeat(&mut self, every: Duration, give_up_after: Duration) -> Result<(), ClientError> {
-        let mut backoff = Backoff::new(give_up_after);
-        let reader = loop {
-            match heartbeat::open(&self.lead_url, &self.hello, every, &self.session).await {
-                Ok(reader) => break reader,
-                Err(failure) => backoff.pause(&self.lead_url, failure).await?,
-            }
-        };
-        self.tasks.spawn(reader.run(self.session.clone()));
-        Ok(())
-    }
-
-    fn start_assembler(&mut self) -> mpsc::Sender<Arrival> {
-        let (sender, arrivals) = assembler::queue(self.job.block_elements);
-        let (plan, elements) = (Arc::clone(&self.plan), self.layout.elements());
-        let assembly = Assembly::new(plan, elements, self.job.generation, Step(self.job.steps));
-        self.tasks.spawn(assemble(assembly, Arc::clone(&self.urls), self.session.clone(), arrivals));
-        sender
-    }
-
-    /// Opens the stream to a server. While that fails, the heartbeats say so to the lead.
-    async fn start_stream(
-        &mut self,
-        server: ServerIndex,
-        mut from_step: Option<Step>,
-        arrivals: &mpsc::Sender<Arrival>,
-        give_up_after: Duration,
-    ) -> Result<(), ClientError> {
-        let url = &self.urls[server.0 as usize];
-        let mut backoff = Backoff::new(give_up_after);
-        let (stream, reader, step) = loop {
-            match server_stream::open(url, server, &self.hello, from_step, &self.plan).await {
-                Ok(opened) => break opened,
-                // The job went on since the join: begin with what the server has; a version that is
-                // skipped by that is pulled when there is work at it.
-                Err(failure) if is_other_step_worth_asking(&failure) && from_step.is_some() => from_step = None,
-                Err(failure) => {
-                    self.session.note_reach(server, false);
-                    backoff.pause(url, failure).await?;
-                }
-            }
-            if let Some(failure) = self.session.look().failure() {
-                return Err(failure.clone());
-            }
-        };
-        self.session.note_reach(server, true);
-        if step.is_none() {
-            self.session.change(|session| session.work.note_uninitialized());
-        }
-        self.tasks.spawn(reader.run(arrivals.clone(), self.session.clone()));
-        self.streams.push(stream);
-        Ok(())
     }
 
     /// Queues a shipment for every server: first where there is room, then where it must wait.

@@ -1,0 +1,113 @@
+//! Opening a membership: the heartbeat stream first, since the lease runs from the join, then the
+//! assembler, then the stream to every server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use halflife_proto::ids::{ServerIndex, Step};
+use halflife_proto::manifest::Manifest;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Member;
+use crate::assembler::{self, Arrival, assemble};
+use crate::assembly::Assembly;
+use crate::block_plan::BlockPlan;
+use crate::buffer_pool::BufferPool;
+use crate::error::ClientError;
+use crate::heartbeat;
+use crate::layout::Layout;
+use crate::lead::{Admission, Lead};
+use crate::pull::is_other_step_worth_asking;
+use crate::retry::Backoff;
+use crate::server_stream;
+use crate::session::SessionHandle;
+use crate::work::WorkState;
+
+impl Member {
+    /// Opens the heartbeat stream, then the stream to every server.
+    pub(crate) async fn open(lead: Lead, manifest: &Manifest, admission: Admission) -> Result<Member, ClientError> {
+        let Admission { hello, job, tree, placement, urls, step, number, assignment, heartbeat_every } = admission;
+        let layout = Arc::new(Layout::new(manifest));
+        let mut work = WorkState::new(tree, job.steps);
+        if let Some(assignment) = assignment {
+            let bad = |refusal| ClientError::bad_message(&lead.url, refusal);
+            work.assign(assignment).map_err(bad)?;
+        }
+        let mut member = Member {
+            lead_url: lead.url,
+            control: lead.control,
+            number,
+            plan: Arc::new(BlockPlan::new(manifest, &layout, &placement)),
+            buffers: BufferPool::new(layout.elements()),
+            urls,
+            session: SessionHandle::new(work),
+            streams: Vec::new(),
+            tasks: JoinSet::new(),
+            hello,
+            job,
+            layout,
+        };
+        let give_up_after = lead.options.give_up_after;
+        member.start_heartbeat(heartbeat_every, give_up_after).await?;
+        let arrivals = member.start_assembler();
+        for index in 0..member.urls.len() {
+            member.start_stream(ServerIndex(index as u32), step, &arrivals, give_up_after).await?;
+        }
+        Ok(member)
+    }
+
+    async fn start_heartbeat(&mut self, every: Duration, give_up_after: Duration) -> Result<(), ClientError> {
+        let mut backoff = Backoff::new(give_up_after);
+        let reader = loop {
+            match heartbeat::open(&self.lead_url, &self.hello, every, &self.session).await {
+                Ok(reader) => break reader,
+                Err(failure) => backoff.pause(&self.lead_url, failure).await?,
+            }
+        };
+        self.tasks.spawn(reader.run(self.session.clone()));
+        Ok(())
+    }
+
+    fn start_assembler(&mut self) -> mpsc::Sender<Arrival> {
+        let (sender, arrivals) = assembler::queue(self.job.block_elements);
+        let (plan, elements) = (Arc::clone(&self.plan), self.layout.elements());
+        let assembly = Assembly::new(plan, elements, self.job.generation, Step(self.job.steps));
+        self.tasks.spawn(assemble(assembly, Arc::clone(&self.urls), self.session.clone(), arrivals));
+        sender
+    }
+
+    /// Opens the stream to a server. While that fails, the heartbeats say so to the lead.
+    async fn start_stream(
+        &mut self,
+        server: ServerIndex,
+        mut from_step: Option<Step>,
+        arrivals: &mpsc::Sender<Arrival>,
+        give_up_after: Duration,
+    ) -> Result<(), ClientError> {
+        let url = &self.urls[server.0 as usize];
+        let mut backoff = Backoff::new(give_up_after);
+        let (stream, reader, step) = loop {
+            match server_stream::open(url, server, &self.hello, from_step, &self.plan).await {
+                Ok(opened) => break opened,
+                // The job went on since the join: begin with what the server has; a version that is
+                // skipped by that is pulled when there is work at it.
+                Err(failure) if is_other_step_worth_asking(&failure) && from_step.is_some() => from_step = None,
+                Err(failure) => {
+                    self.session.note_reach(server, false);
+                    backoff.pause(url, failure).await?;
+                }
+            }
+            if let Some(failure) = self.session.look().failure() {
+                return Err(failure.clone());
+            }
+        };
+        self.session.note_reach(server, true);
+        if step.is_none() {
+            self.session.change(|session| session.work.note_uninitialized());
+        }
+        self.tasks.spawn(reader.run(arrivals.clone(), self.session.clone()));
+        self.streams.push(stream);
+        Ok(())
+    }
+}
