@@ -1,1 +1,13 @@
-//! Whole-system tests.
+//! What the whole-system tests stand on. Tests themselves are the targets in `tests/tests/`.
+//!
+//! - [`cluster`]: servers in this process, with real gRPC between them.
+//! - [`tool`]: a client of the bare contract, written against the generated code alone, so that the
+//!   tests do not trust the SDK to speak for them.
+//! - [`process`]: the real binaries as real processes.
+//!
+//! Test code: a failed expectation panics with what was expected.
+#![allow(clippy::missing_panics_doc, clippy::unwrap_used)]
+
+pub mod cluster;
+pub mod process;
+pub mod tool;

@@ -1,0 +1,79 @@
+//! Servers of one job in this process, on ephemeral ports of loopback.
+
+use std::time::Duration;
+
+use halflife_server::{JobSpec, Part, ServerEnd, ServerError, ServerOptions, start};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The servers of a job; they stop when this is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    lead_url: String,
+    servers: Vec<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<ServerEnd, ServerError>>,
+}
+
+fn options(part: Part) -> ServerOptions {
+    ServerOptions {
+        listen: ([127, 0, 0, 1], 0).into(),
+        advertise: None,
+        part,
+        compute_threads: 2,
+        patience: Duration::from_secs(10),
+    }
+}
+
+impl Cluster {
+    /// Starts as many servers as the job says.
+    pub async fn start(spec: JobSpec) -> Cluster {
+        let count = spec.job.servers;
+        let mut cluster = Cluster { lead_url: String::new(), servers: Vec::new() };
+        cluster.lead_url = cluster.add(Part::Lead(Box::new(spec))).await;
+        for _ in 1..count {
+            let lead = cluster.lead_url.clone();
+            cluster.add(Part::Follower { lead, expected: None }).await;
+        }
+        cluster
+    }
+
+    async fn add(&mut self, part: Part) -> String {
+        let server = start(options(part)).await.expect("the server starts");
+        let url = server.url().to_owned();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(server.run(async { drop(stopped.await) }));
+        self.servers.push(Running { stop, task });
+        url
+    }
+
+    /// The lead's URL.
+    #[must_use]
+    pub fn lead_url(&self) -> &str {
+        &self.lead_url
+    }
+
+    /// Stops every server and tells how each ended.
+    pub async fn stop(self) -> Vec<Result<ServerEnd, ServerError>> {
+        let mut ends = Vec::new();
+        // Followers first: a follower whose lead is gone ends with an error.
+        for Running { stop, task } in self.servers.into_iter().rev() {
+            let _ = stop.send(());
+            ends.push(task.await.expect("the server does not panic"));
+        }
+        ends
+    }
+
+    /// Waits until every server has ended by itself.
+    pub async fn ended(self) -> Vec<Result<ServerEnd, ServerError>> {
+        let mut ends = Vec::new();
+        for Running { stop: _stop, task } in self.servers {
+            ends.push(task.await.expect("the server does not panic"));
+        }
+        ends
+    }
+}

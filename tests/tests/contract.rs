@@ -1,0 +1,406 @@
+//! The contract as any client sees it: what is accepted, what is refused and how, over real gRPC,
+//! spoken without our SDK. After every refusal the state is unchanged and the server lives on.
+
+use std::time::Duration;
+
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::v1::{self, step_request, step_response};
+use halflife_server::JobSpec;
+use halflife_tests::cluster::Cluster;
+use halflife_tests::tool::{self, Tool, ToolTensor, bytes, floats};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+/// SGD with lr 1, so that a step takes the mean gradient off the weights.
+fn spec(settings: &str) -> JobSpec {
+    let text = format!(
+        "[job]\nname = \"contract\"\nsteps = 10\nslots = 4\nblock_elements = 2\n{settings}\n\
+         [optimizer]\nalgorithm = \"sgd\"\nlr = 1.0\n"
+    );
+    JobSpec::parse("contract", &text, &[]).expect("a valid job")
+}
+
+fn tensors() -> Vec<ToolTensor> {
+    vec![ToolTensor::trainable("w", &[3]), ToolTensor::trainable("b", &[1])]
+}
+
+/// A job with weights w = [1, 2, 3], b = [4].
+async fn started(settings: &str) -> (Cluster, Tool) {
+    let cluster = Cluster::start(spec(settings)).await;
+    let mut tool = Tool::join(cluster.lead_url(), tensors()).await.expect("the tool joins");
+    tool.initialize(0, &[1.0, 2.0, 3.0]).await.expect("w is set");
+    tool.initialize(1, &[4.0]).await.expect("b is set");
+    tool.wait_for(0).await;
+    (cluster, tool)
+}
+
+async fn push_all(tool: &mut Tool, step: u64, slots: (u32, u32), w: &[f32], b: &[f32]) -> Vec<v1::Outcome> {
+    let weight = f64::from(slots.1 - slots.0);
+    let mut outcomes = tool.push(step, slots, 0, Some(w), weight).await.expect("w is taken");
+    outcomes.extend(tool.push(step, slots, 1, Some(b), weight).await.expect("b is taken"));
+    outcomes
+}
+
+/// The typed refusal of a failed call, which must name what was expected and what came.
+fn refusal(status: &Status) -> Refusal {
+    let refusal = Refusal::from_status(status).unwrap_or_else(|| panic!("no refusal in {status:?}"));
+    assert_eq!(status.code(), refusal.cause.code(), "{refusal}");
+    assert!(!refusal.message.is_empty());
+    refusal
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_of_pushes_moves_the_weights_on_every_server() {
+    let (cluster, mut tool) = started("servers = 2").await;
+    assert_eq!(push_all(&mut tool, 1, (0, 4), &[4.0, 8.0, 12.0], &[-4.0]).await, [v1::Outcome::Added; 3]);
+    tool.wait_for(1).await;
+    assert_eq!(tool.pull(0, "", 1).await.unwrap(), [0.0, 0.0, 0.0]);
+    assert_eq!(tool.pull(1, "", 1).await.unwrap(), [5.0]);
+    assert_eq!(tool.pull(0, "", 0).await.unwrap(), [1.0, 2.0, 3.0], "the step before is still kept");
+    for end in cluster.stop().await {
+        end.expect("the servers stop in good order");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_contributions_are_refused_by_cause_and_change_nothing() {
+    let (_cluster, mut tool) = started("").await;
+    let block = tool.blocks(0)[0].0.clone();
+    let good = tool.contribution(block, 1, (0, 2), Some(&[1.0, 1.0]));
+    let dense = |tensor, index| v1::BlockId { kind: Some(v1::block_id::Kind::Dense(v1::DenseBlock { tensor, index })) };
+    let sparse = v1::BlockId { kind: Some(v1::block_id::Kind::Sparse(v1::SparseBlock { table: 0, shard: 0 })) };
+    let slots = |begin, end| Some(v1::SlotRange { begin, end });
+    let with = |change: &dyn Fn(&mut v1::Contribution)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        bad
+    };
+    let cases = [
+        ("truncated", with(&|c| c.data = c.data.slice(..7)), RefusalCause::WrongSize),
+        ("mis-sized", with(&|c| c.data = bytes(&[1.0]).into()), RefusalCause::WrongSize),
+        ("oversized", with(&|c| c.data = vec![0; 4096].into()), RefusalCause::WrongSize),
+        ("no dtype", with(&|c| c.dtype = 0), RefusalCause::WrongDtype),
+        ("unknown dtype", with(&|c| c.dtype = 99), RefusalCause::WrongDtype),
+        ("reserved dtype", with(&|c| c.dtype = v1::Dtype::Bf16.into()), RefusalCause::Unimplemented),
+        ("unknown tensor", with(&|c| c.block = Some(dense(9, 0))), RefusalCause::UnknownBlock),
+        ("unknown block", with(&|c| c.block = Some(dense(0, 2))), RefusalCause::UnknownBlock),
+        ("no block", with(&|c| c.block = None), RefusalCause::Malformed),
+        ("sparse block", with(&|c| c.block = Some(sparse.clone())), RefusalCause::Unimplemented),
+        ("straddling slots", with(&|c| c.slots = slots(1, 3)), RefusalCause::MisalignedSlots),
+        ("slots beyond the job", with(&|c| c.slots = slots(0, 8)), RefusalCause::MisalignedSlots),
+        ("empty slots", with(&|c| c.slots = slots(2, 2)), RefusalCause::MisalignedSlots),
+        ("no slots", with(&|c| c.slots = None), RefusalCause::Malformed),
+        ("future step", with(&|c| c.step = 2), RefusalCause::StepAhead),
+        ("far future", with(&|c| c.step = u64::MAX), RefusalCause::StepAhead),
+        ("other generation", with(&|c| c.generation = 7), RefusalCause::WrongGeneration),
+        ("NaN", with(&|c| c.data = bytes(&[1.0, f32::NAN]).into()), RefusalCause::NonfiniteData),
+        ("wrong weight", with(&|c| c.weight = 1.0), RefusalCause::InvalidWeight),
+        ("infinite weight", with(&|c| c.weight = f64::INFINITY), RefusalCause::InvalidWeight),
+        ("kind rows", with(&|c| c.kind = v1::ContributionKind::Rows.into()), RefusalCause::Unimplemented),
+        ("kind delta", with(&|c| c.kind = v1::ContributionKind::Delta.into()), RefusalCause::Unimplemented),
+        ("no kind", with(&|c| c.kind = 0), RefusalCause::Malformed),
+        ("data with absent", with(&|c| c.kind = v1::ContributionKind::Absent.into()), RefusalCause::WrongSize),
+        ("ticket", with(&|c| c.ticket = 3), RefusalCause::Unimplemented),
+        (
+            "other weights",
+            with(&|c| (c.step, c.slots, c.weight) = (0, slots(0, 1), 1.0)),
+            RefusalCause::InitializationDiffers,
+        ),
+    ];
+    for (what, bad, cause) in cases {
+        let status = tool.push_raw(0, bad).await.expect_err(what);
+        assert_eq!(refusal(&status).cause, cause, "{what}: {status}");
+    }
+    // Had any of them counted, the step would now be whole too early or come out otherwise.
+    assert_eq!(tool.pull(0, "", 0).await.unwrap(), [1.0, 2.0, 3.0]);
+    push_all(&mut tool, 1, (0, 4), &[4.0, 4.0, 4.0], &[4.0]).await;
+    tool.wait_for(1).await;
+    assert_eq!(tool.pull(0, "", 1).await.unwrap(), [0.0, 1.0, 2.0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_beyond_the_limit_is_refused_and_the_server_lives_on() {
+    let (_cluster, mut tool) = started("").await;
+    let block = tool.blocks(0)[0].0.clone();
+    let mut huge = tool.contribution(block, 1, (0, 4), None);
+    (huge.kind, huge.data) = (v1::ContributionKind::Dense.into(), vec![0; 8 << 20].into());
+    tool.servers[0] = tool.servers[0].clone().max_encoding_message_size(64 << 20);
+    let status = tool.push_raw(0, huge).await.expect_err("too large");
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    assert!(status.message().contains("too large"), "{status}");
+    assert_eq!(tool.pull(1, "", 0).await.unwrap(), [4.0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_and_covering_nodes_count_once() {
+    use v1::Outcome::{Added, AlreadyApplied, Duplicate, Replaced};
+    let (_cluster, mut tool) = started("").await;
+    let mut push = async |slots, value: f32| {
+        tool.push(1, slots, 1, Some(&[value]), f64::from(slots.1 - slots.0)).await.unwrap()[0]
+    };
+    assert_eq!(push((0, 1), 9.0).await, Added);
+    assert_eq!(push((0, 1), 9.0).await, Duplicate);
+    assert_eq!(push((0, 2), 2.0).await, Replaced);
+    assert_eq!(push((1, 2), 9.0).await, Duplicate);
+    assert_eq!(push((2, 4), 2.0).await, Added);
+    assert_eq!(push((0, 4), 9.0).await, AlreadyApplied);
+    tool.push(1, (0, 4), 0, None, 4.0).await.unwrap();
+    tool.wait_for(1).await;
+    assert_eq!(tool.pull(1, "", 1).await.unwrap(), [3.0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_say_which_step_they_are_of_or_why_not() {
+    let (_cluster, mut tool) = started("").await;
+    assert_eq!(refusal(&tool.pull(0, "", 5).await.unwrap_err()).cause, RefusalCause::StepAhead);
+    assert_eq!(refusal(&tool.pull(0, "v", 0).await.unwrap_err()).cause, RefusalCause::UnknownBlock);
+    for step in 1..=3 {
+        push_all(&mut tool, step, (0, 4), &[0.0; 3], &[0.0]).await;
+        tool.wait_for(step).await;
+    }
+    assert_eq!(refusal(&tool.pull(0, "", 1).await.unwrap_err()).cause, RefusalCause::StepGone);
+    let request = v1::PullRequest { hello: Some(tool.hello.clone()), ..v1::PullRequest::default() };
+    assert_eq!(tool.servers[0].pull(request).await.unwrap().into_inner().step, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_manifest_is_refused_with_the_difference_spelled_out() {
+    let (cluster, _tool) = started("").await;
+    let other = vec![ToolTensor::trainable("w", &[3, 1]), ToolTensor::trainable("c", &[1])];
+    let refusal = refusal(&Tool::join(cluster.lead_url(), other).await.expect_err("another model"));
+    assert_eq!(refusal.cause, RefusalCause::ManifestMismatch);
+    for part in ["\"w\" f32[3] trainable, found \"w\" f32[3, 1]", "\"b\"", "found \"c\""] {
+        assert!(refusal.message.contains(part), "{refusal}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nonfinite_slot_stops_the_job_or_lets_the_step_pass() {
+    for policy in ["stop", "skip"] {
+        let (_cluster, mut tool) = started(&format!("nonfinite = \"{policy}\"")).await;
+        let mut statuses = Vec::new();
+        for tensor in 0..2 {
+            for (block, _, server) in tool.blocks(tensor) {
+                let absent = tool.contribution(block, 1, (0, 4), None);
+                let nonfinite = v1::Contribution { kind: v1::ContributionKind::Nonfinite.into(), ..absent };
+                statuses.push(tool.push_raw(server, nonfinite).await);
+            }
+        }
+        if policy == "stop" {
+            let first = refusal(statuses[0].as_ref().expect_err("the job stops"));
+            assert_eq!(first.cause, RefusalCause::JobStopped);
+            assert!(first.message.contains("step 1, slots [0, 4) held NaN or infinity"), "{first}");
+            assert_eq!(tool.pull(0, "", 0).await.unwrap(), [1.0, 2.0, 3.0], "weights can still be read");
+            let status = loop {
+                let status = tool.control.status(v1::StatusRequest {}).await.unwrap().into_inner();
+                if status.phase() == v1::Phase::Stopped {
+                    break status;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            };
+            assert!(status.note.contains("NaN or infinity"), "{}", status.note);
+        } else {
+            assert!(statuses.iter().all(Result::is_ok), "{statuses:?}");
+            tool.wait_for(1).await;
+            assert_eq!(tool.pull(0, "", 1).await.unwrap(), [1.0, 2.0, 3.0]);
+            push_all(&mut tool, 2, (0, 4), &[4.0; 3], &[4.0]).await;
+            tool.wait_for(2).await;
+            assert_eq!(tool.pull(1, "", 2).await.unwrap(), [3.0]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hello_of_another_kind_is_refused_naming_both_sides() {
+    let (_cluster, mut tool) = started("").await;
+    let good = tool.hello.clone();
+    for (hello, cause, expected, found) in [
+        (v1::Hello { protocol_version: 9, ..good.clone() }, RefusalCause::WrongProtocol, "1", "9"),
+        (v1::Hello { job_id: "other".into(), ..good.clone() }, RefusalCause::WrongJob, "contract-", "other"),
+        (v1::Hello { job_id: String::new(), ..good.clone() }, RefusalCause::WrongJob, "contract-", "no job"),
+        (v1::Hello { generation: 5, ..good.clone() }, RefusalCause::WrongGeneration, "generation 1", "generation 5"),
+    ] {
+        tool.hello = hello;
+        let refusal = refusal(&tool.pull(0, "", 0).await.expect_err("a wrong hello"));
+        assert_eq!(refusal.cause, cause);
+        assert!(refusal.expected.contains(expected) && refusal.found.contains(found), "{refusal}");
+    }
+    let status = tool.servers[0].pull(v1::PullRequest::default()).await.expect_err("no hello");
+    assert_eq!(refusal(&status).cause, RefusalCause::Malformed);
+}
+
+/// A step stream as the test holds it.
+struct Stream {
+    up: mpsc::Sender<v1::StepRequest>,
+    down: tonic::Streaming<v1::StepResponse>,
+}
+
+impl Stream {
+    async fn open(tool: &mut Tool, first: v1::StepRequest) -> Result<Stream, Status> {
+        let (up, outgoing) = mpsc::channel(16);
+        up.send(first).await.expect("the stream is open");
+        let down = tool.servers[0].step(ReceiverStream::new(outgoing)).await?.into_inner();
+        Ok(Stream { up, down })
+    }
+
+    async fn send(&self, contribution: v1::Contribution) {
+        let message = Some(step_request::Message::Contribution(contribution));
+        self.up.send(v1::StepRequest { message, from_step: None }).await.expect("the stream is open");
+    }
+
+    async fn next(&mut self) -> step_response::Message {
+        let response =
+            tokio::time::timeout(Duration::from_secs(10), self.down.message()).await.expect("an answer in time");
+        response.expect("no status").expect("no end").message.expect("a message")
+    }
+}
+
+fn hello(hello: &v1::Hello, from_step: Option<u64>) -> v1::StepRequest {
+    v1::StepRequest { message: Some(step_request::Message::Hello(hello.clone())), from_step }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_stream_welcomes_sends_weights_and_outlives_refusals() {
+    let (_cluster, mut tool) = started("").await;
+    let first = hello(&tool.hello, None);
+    let mut stream = Stream::open(&mut tool, first).await.expect("a stream");
+    let step_response::Message::Welcome(welcome) = stream.next().await else { panic!("expected a welcome") };
+    assert_eq!((welcome.server_index, welcome.step), (0, Some(0)));
+    let mut weights = Vec::new();
+    for _ in 0..3 {
+        let step_response::Message::Weights(block) = stream.next().await else { panic!("expected weights") };
+        weights.push((block.step, floats(&block.data)));
+    }
+    assert_eq!(weights, [(0, vec![1.0, 2.0]), (0, vec![3.0]), (0, vec![4.0])]);
+
+    let blocks: Vec<_> = (0..2).flat_map(|tensor| tool.blocks(tensor)).map(|(block, ..)| block).collect();
+    stream.send(tool.contribution(blocks[0].clone(), 1, (1, 3), Some(&[0.0, 0.0]))).await;
+    let step_response::Message::Refusal(refusal) = stream.next().await else { panic!("expected a refusal") };
+    assert_eq!(refusal.cause(), v1::RefusalCause::MisalignedSlots);
+
+    for (block, values) in blocks.iter().zip([vec![4.0, 4.0], vec![4.0], vec![4.0]]) {
+        stream.send(tool.contribution(block.clone(), 1, (0, 4), Some(&values))).await;
+    }
+    let mut after = Vec::new();
+    for _ in 0..3 {
+        let step_response::Message::Weights(block) = stream.next().await else { panic!("expected weights") };
+        assert_eq!((block.step, block.lr, block.decay), (1, 1.0, 0.0));
+        after.extend(floats(&block.data));
+    }
+    assert_eq!(after, [0.0, 1.0, 2.0, 3.0]);
+
+    stream.send(tool.contribution(blocks[0].clone(), 1, (0, 4), Some(&[4.0, 4.0]))).await;
+    let step_response::Message::Acknowledgement(late) = stream.next().await else { panic!("expected an answer") };
+    assert_eq!((late.outcome(), late.step, late.durable_step), (v1::Outcome::AlreadyApplied, 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_does_not_begin_with_a_hello_is_refused() {
+    let (_cluster, mut tool) = started("").await;
+    let block = tool.blocks(0)[0].0.clone();
+    let message = Some(step_request::Message::Contribution(tool.contribution(block, 1, (0, 4), None)));
+    let status = Stream::open(&mut tool, v1::StepRequest { message, from_step: None }).await.err().expect("refused");
+    assert_eq!(refusal(&status).cause, RefusalCause::Malformed);
+    let first = hello(&tool.hello, Some(3));
+    let mut stream = Stream::open(&mut tool, first).await.expect("a later step may still come");
+    assert!(matches!(stream.next().await, step_response::Message::Welcome(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joiner_begins_with_the_step_it_names() {
+    let (_cluster, mut tool) = started("").await;
+    push_all(&mut tool, 1, (0, 4), &[4.0; 3], &[4.0]).await;
+    tool.wait_for(1).await;
+    let block = tool.blocks(1)[0].0.clone();
+    let half = tool.contribution(block, 2, (0, 4), Some(&[4.0]));
+    tool.push_raw(0, half).await.unwrap();
+    let first = hello(&tool.hello, Some(1));
+    let mut stream = Stream::open(&mut tool, first).await.unwrap();
+    let mut steps = Vec::new();
+    while steps.len() < 4 {
+        if let step_response::Message::Weights(block) = stream.next().await {
+            steps.push(block.step);
+        }
+    }
+    assert_eq!(steps, [1, 1, 1, 2], "first every block at the step, then what is newer");
+    for step in 2..=4 {
+        push_all(&mut tool, step, (0, 4), &[0.0; 3], &[0.0]).await;
+        tool.wait_for(step).await;
+    }
+    let first = hello(&tool.hello, Some(1));
+    let status = Stream::open(&mut tool, first).await.err().expect("that step is gone");
+    assert_eq!(refusal(&status).cause, RefusalCause::StepGone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_tied_and_buffer_tensors_keep_to_their_role() {
+    let cluster = Cluster::start(spec("servers = 2")).await;
+    let frozen = ToolTensor { role: v1::TensorRole::Frozen, ..ToolTensor::trainable("frozen", &[3]) };
+    let buffer = ToolTensor { role: v1::TensorRole::Buffer, ..ToolTensor::trainable("buffer", &[3]) };
+    let tensors = vec![ToolTensor::trainable("w", &[3]), frozen, buffer];
+    let mut tool = Tool::join(cluster.lead_url(), tensors).await.unwrap();
+    for tensor in 0..3 {
+        tool.initialize(tensor, &[1.0, 2.0, 3.0]).await.unwrap();
+    }
+    tool.wait_for(0).await;
+    for (slots, value) in [((0, 2), 2.0), ((2, 4), 6.0)] {
+        tool.push(1, slots, 0, Some(&[value; 3]), 2.0).await.unwrap();
+        tool.push(1, slots, 2, Some(&[value; 3]), 2.0).await.unwrap();
+    }
+    tool.wait_for(1).await;
+    assert_eq!(tool.pull(0, "", 1).await.unwrap(), [-1.0, 0.0, 1.0]);
+    assert_eq!(tool.pull(1, "", 1).await.unwrap(), [1.0, 2.0, 3.0]);
+    assert_eq!(tool.pull(2, "", 1).await.unwrap(), [2.0, 2.0, 2.0], "the mean over slots");
+    let refused = tool.push(2, (0, 4), 1, Some(&[1.0; 3]), 4.0).await.unwrap_err();
+    assert!(refusal(&refused).to_string().contains("frozen"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_calls_to_another_server_name_the_lead() {
+    let (cluster, tool) = started("servers = 2").await;
+    let mut control = tool::control(&tool.placement.servers[1]).await.unwrap();
+    let refusal = refusal(&control.describe(v1::DescribeRequest {}).await.unwrap_err());
+    assert_eq!(refusal.cause, RefusalCause::NotLead);
+    assert!(refusal.message.contains(cluster.lead_url()), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_reflection_answer() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
+
+    let cluster = Cluster::start(spec("")).await;
+    let url = cluster.lead_url().to_owned();
+    let channel = tonic::transport::Endpoint::from_shared(url).unwrap().connect().await.unwrap();
+    let mut health = HealthClient::new(channel.clone());
+    let request = HealthCheckRequest { service: "halflife.v1.Data".into() };
+    assert_eq!(health.check(request).await.unwrap().into_inner().status, 1);
+
+    let mut reflection = ServerReflectionClient::new(channel);
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = ServerReflectionRequest { host: String::new(), message_request };
+    let mut answers = reflection.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(services) = answer else { panic!("{answer:?}") };
+    let names: Vec<_> = services.service.iter().map(|service| service.name.as_str()).collect();
+    assert!(names.contains(&"halflife.v1.Data") && names.contains(&"halflife.v1.Control"), "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_where_the_job_stands() {
+    let cluster = Cluster::start(spec("servers = 2")).await;
+    let mut control = tool::control(cluster.lead_url()).await.unwrap();
+    let status = control.status(v1::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.phase(), v1::Phase::WaitingForWorkers);
+    let (_cluster, mut tool) = started("servers = 2").await;
+    push_all(&mut tool, 1, (0, 4), &[0.0; 3], &[0.0]).await;
+    tool.wait_for(1).await;
+    let status = tool.control.status(v1::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.phase(), status.step, status.lr), (v1::Phase::Training, 1, 1.0));
+    assert_eq!(status.note, "no workers: the job waits");
+    let placed: Vec<_> = status.servers.iter().map(|server| (server.blocks, server.bytes, server.step)).collect();
+    assert_eq!(placed, [(1, 8, 1), (2, 8, 1)]);
+}
