@@ -66,7 +66,7 @@ async fn a_step_of_pushes_moves_the_weights_on_every_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_contributions_are_refused_by_cause_and_change_nothing() {
     let (_cluster, mut tool) = started("").await;
-    let block = tool.blocks(0)[0].0.clone();
+    let block = tool.blocks(0)[0].0;
     let good = tool.contribution(block, 1, (0, 2), Some(&[1.0, 1.0]));
     let dense = |tensor, index| v1::BlockId { kind: Some(v1::block_id::Kind::Dense(v1::DenseBlock { tensor, index })) };
     let sparse = v1::BlockId { kind: Some(v1::block_id::Kind::Sparse(v1::SparseBlock { table: 0, shard: 0 })) };
@@ -86,7 +86,7 @@ async fn bad_contributions_are_refused_by_cause_and_change_nothing() {
         ("unknown tensor", with(&|c| c.block = Some(dense(9, 0))), RefusalCause::UnknownBlock),
         ("unknown block", with(&|c| c.block = Some(dense(0, 2))), RefusalCause::UnknownBlock),
         ("no block", with(&|c| c.block = None), RefusalCause::Malformed),
-        ("sparse block", with(&|c| c.block = Some(sparse.clone())), RefusalCause::Unimplemented),
+        ("sparse block", with(&|c| c.block = Some(sparse)), RefusalCause::Unimplemented),
         ("straddling slots", with(&|c| c.slots = slots(1, 3)), RefusalCause::MisalignedSlots),
         ("slots beyond the job", with(&|c| c.slots = slots(0, 8)), RefusalCause::MisalignedSlots),
         ("empty slots", with(&|c| c.slots = slots(2, 2)), RefusalCause::MisalignedSlots),
@@ -122,7 +122,7 @@ async fn bad_contributions_are_refused_by_cause_and_change_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_beyond_the_limit_is_refused_and_the_server_lives_on() {
     let (_cluster, mut tool) = started("").await;
-    let block = tool.blocks(0)[0].0.clone();
+    let block = tool.blocks(0)[0].0;
     let mut huge = tool.contribution(block, 1, (0, 4), None);
     (huge.kind, huge.data) = (v1::ContributionKind::Dense.into(), vec![0; 8 << 20].into());
     tool.servers[0] = tool.servers[0].clone().max_encoding_message_size(64 << 20);
@@ -275,12 +275,12 @@ async fn a_step_stream_welcomes_sends_weights_and_outlives_refusals() {
     assert_eq!(weights, [(0, vec![1.0, 2.0]), (0, vec![3.0]), (0, vec![4.0])]);
 
     let blocks: Vec<_> = (0..2).flat_map(|tensor| tool.blocks(tensor)).map(|(block, ..)| block).collect();
-    stream.send(tool.contribution(blocks[0].clone(), 1, (1, 3), Some(&[0.0, 0.0]))).await;
+    stream.send(tool.contribution(blocks[0], 1, (1, 3), Some(&[0.0, 0.0]))).await;
     let step_response::Message::Refusal(refusal) = stream.next().await else { panic!("expected a refusal") };
     assert_eq!(refusal.cause(), v1::RefusalCause::MisalignedSlots);
 
     for (block, values) in blocks.iter().zip([vec![4.0, 4.0], vec![4.0], vec![4.0]]) {
-        stream.send(tool.contribution(block.clone(), 1, (0, 4), Some(&values))).await;
+        stream.send(tool.contribution(*block, 1, (0, 4), Some(&values))).await;
     }
     let mut after = Vec::new();
     for _ in 0..3 {
@@ -290,7 +290,7 @@ async fn a_step_stream_welcomes_sends_weights_and_outlives_refusals() {
     }
     assert_eq!(after, [0.0, 1.0, 2.0, 3.0]);
 
-    stream.send(tool.contribution(blocks[0].clone(), 1, (0, 4), Some(&[4.0, 4.0]))).await;
+    stream.send(tool.contribution(blocks[0], 1, (0, 4), Some(&[4.0, 4.0]))).await;
     let step_response::Message::Acknowledgement(late) = stream.next().await else { panic!("expected an answer") };
     assert_eq!((late.outcome(), late.step, late.durable_step), (v1::Outcome::AlreadyApplied, 1, 0));
 }
@@ -298,7 +298,7 @@ async fn a_step_stream_welcomes_sends_weights_and_outlives_refusals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_does_not_begin_with_a_hello_is_refused() {
     let (_cluster, mut tool) = started("").await;
-    let block = tool.blocks(0)[0].0.clone();
+    let block = tool.blocks(0)[0].0;
     let message = Some(step_request::Message::Contribution(tool.contribution(block, 1, (0, 4), None)));
     let status = Stream::open(&mut tool, v1::StepRequest { message, from_step: None }).await.err().expect("refused");
     assert_eq!(refusal(&status).cause, RefusalCause::Malformed);
@@ -312,7 +312,7 @@ async fn a_joiner_begins_with_the_step_it_names() {
     let (_cluster, mut tool) = started("").await;
     push_all(&mut tool, 1, (0, 4), &[4.0; 3], &[4.0]).await;
     tool.wait_for(1).await;
-    let block = tool.blocks(1)[0].0.clone();
+    let block = tool.blocks(1)[0].0;
     let half = tool.contribution(block, 2, (0, 4), Some(&[4.0]));
     tool.push_raw(0, half).await.unwrap();
     let first = hello(&tool.hello, Some(1));
