@@ -1,8 +1,8 @@
 //! One number for a whole model's weights.
 
-use halflife_proto::manifest::{Manifest, Role};
-
-use crate::model::Arena;
+use halflife_client::Layout;
+use halflife_proto::ids::TensorIndex;
+use halflife_proto::manifest::{Manifest, Role, Tensor};
 
 /// BLAKE3, in hexadecimal, over the tensors in the order of their names (as bytes): the
 /// little-endian f32 bytes of each, row-major, nothing between them. Tied tensors are skipped: their
@@ -12,16 +12,26 @@ use crate::model::Arena;
 /// If `weights` is not an arena of `manifest`.
 #[must_use]
 pub fn weights_digest(manifest: &Manifest, weights: &[f32]) -> String {
-    let arena = Arena::of(manifest);
-    assert_eq!(weights.len(), arena.elements(), "weights of another model");
-    let mut tensors: Vec<_> = manifest.tensors().iter().zip(arena.ranges()).collect();
-    tensors.retain(|(tensor, _)| !matches!(tensor.role, Role::Tied(_)));
+    let mut tensors: Vec<_> = own_tensors(manifest, weights).collect();
     tensors.sort_by(|(a, _), (b, _)| a.name.as_bytes().cmp(b.name.as_bytes()));
     let mut hasher = blake3::Hasher::new();
-    for (_, range) in tensors {
-        hasher.update(&little_endian(&weights[range.clone()]));
+    for (_, values) in tensors {
+        hasher.update(&little_endian(values));
     }
     hasher.finalize().to_hex().to_string()
+}
+
+/// The tensors of the arena `weights` that have elements of their own, in manifest order.
+pub(crate) fn own_tensors<'a>(
+    manifest: &'a Manifest,
+    weights: &'a [f32],
+) -> impl Iterator<Item = (&'a Tensor, &'a [f32])> {
+    let layout = Layout::new(manifest);
+    assert_eq!(weights.len(), layout.elements(), "weights of another model");
+    let tensors = manifest.tensors().iter().zip(0..);
+    tensors
+        .filter(|(tensor, _)| !matches!(tensor.role, Role::Tied(_)))
+        .map(move |(tensor, index)| (tensor, &weights[layout.range(TensorIndex(index))]))
 }
 
 /// The bytes of `values` on the wire and in files.
@@ -31,8 +41,6 @@ pub(crate) fn little_endian(values: &[f32]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use halflife_proto::manifest::Tensor;
-
     use super::*;
 
     fn manifest(names: [&str; 2]) -> Manifest {

@@ -1,14 +1,19 @@
 //! A worker of halflife: reads data, computes gradients, trains through the servers.
 //!
+//! - [`training`] is one worker's part in a job; [`local`] a whole job in one process.
+//! - [`computation`]: node gradients and scores, from the parts below.
 //! - [`data`]: labelled samples and their parts; [`sampling`]: which of them make up a slot.
 //! - [`model`]: loss and gradient.
 //! - [`report`], [`progress`], [`digest`], [`weights_file`]: what a run leaves behind.
-//! - [`fingerprint`], [`threads`]: what can make bits differ.
+//! - [`threads`]: how many a gradient takes.
 //! - `random`, `permutation`: stateless randomness.
+//!
+//! The binary adds the command line (`main.rs`, `arguments.rs`, `summary.rs`, `signals.rs`).
 
+pub mod computation;
 pub mod data;
 pub mod digest;
-pub mod fingerprint;
+pub mod local;
 pub mod model;
 mod permutation;
 pub mod progress;
@@ -16,4 +21,11 @@ mod random;
 pub mod report;
 pub mod sampling;
 pub mod threads;
+pub mod training;
 pub mod weights_file;
+
+/// What can make this process's bits differ from another's.
+#[must_use]
+pub fn fingerprint() -> halflife_proto::hello::Fingerprint {
+    halflife_proto::hello::Fingerprint::of_this_process(threads::per_gradient(), "cpu")
+}

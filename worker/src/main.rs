@@ -1,3 +1,175 @@
-//! The worker's program.
+//! `halflife-worker`: the edge where arguments come in, and results, errors and exit codes go out.
 
-fn main() {}
+mod arguments;
+mod signals;
+mod summary;
+
+use std::error::Error;
+use std::fmt::Display;
+use std::fs;
+use std::io::{Write, stderr, stdout};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use halflife_client::ClientOptions;
+use halflife_server::JobSpec;
+use halflife_worker::progress::Progress;
+use halflife_worker::training::{End, Evaluate, Finished, TrainOptions, train};
+use halflife_worker::{local, threads, weights_file};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use arguments::{Arguments, Command, Local, Outputs, Train};
+use signals::Signal;
+use summary::{Standing, Summary};
+
+/// The job of `local` without `--config`.
+const DEFAULT_JOB: &str = include_str!("../../deploy/examples/digits.toml");
+/// What errors call it.
+const DEFAULT_JOB_NAME: &str = "the built-in digits.toml";
+/// How long ending in good order may take after a signal.
+const END_WITHIN: Duration = Duration::from_millis(1700);
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    use_one_thread_per_gradient();
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    let code = runtime.block_on(run(arguments)).unwrap_or_else(|error| fail(&*error));
+    // A gradient under way would hold the process up; nobody waits for it.
+    runtime.shutdown_background();
+    code
+}
+
+/// See [`threads`].
+fn use_one_thread_per_gradient() {
+    if let Some(threads) = threads::wanted() {
+        // SAFETY: the process has no other thread yet: this is the first thing `main` does.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::env::set_var(threads::VARIABLE, threads);
+        }
+    }
+}
+
+fn fail(error: &dyn Error) -> ExitCode {
+    // Standard error may be closed; the exit code still tells.
+    let _ = writeln!(stderr(), "halflife-worker: error: {error}");
+    ExitCode::FAILURE
+}
+
+async fn run(arguments: Arguments) -> Outcome<ExitCode> {
+    let mut signal = signals::listen()?;
+    let outputs = match &arguments.command {
+        Command::Train(train) => &train.outputs,
+        Command::Local(local) => &local.outputs,
+    };
+    check_writable(outputs)?;
+    let end = tokio::select! {
+        end = carry_out(&arguments.command, signal.clone()) => end?,
+        by = overdue(signal.clone()) => return Ok(stopped(by, &"connections were still open")),
+    };
+    match end {
+        End::Finished(finished) => write_outcome(&finished, outputs),
+        End::Stopped { step, steps } => Ok(stopped(first(&mut signal).await, &Standing { step, steps })),
+    }
+}
+
+async fn carry_out(command: &Command, signal: watch::Receiver<Option<Signal>>) -> Outcome<End> {
+    match command {
+        Command::Train(arguments) => run_train(arguments, signal).await,
+        Command::Local(arguments) => run_local(arguments, signal).await,
+    }
+}
+
+async fn run_train(arguments: &Train, mut signal: watch::Receiver<Option<Signal>>) -> Outcome<End> {
+    let client =
+        ClientOptions { give_up_after: arguments.patience(), ..ClientOptions::new(halflife_worker::fingerprint()) };
+    let evaluate = if arguments.outputs.report.is_some() { Evaluate::Always } else { Evaluate::IfFirst };
+    let mut progress = Progress::on_stderr();
+    let stop = async move {
+        first(&mut signal).await;
+    };
+    let end = train(&arguments.server, TrainOptions { client, evaluate }, &mut progress, stop).await;
+    progress.finish();
+    Ok(end?)
+}
+
+async fn run_local(arguments: &Local, signal: watch::Receiver<Option<Signal>>) -> Outcome<End> {
+    let overrides = arguments.overrides();
+    let spec = match &arguments.config {
+        Some(path) => JobSpec::load(path, &overrides)?,
+        None => JobSpec::parse(DEFAULT_JOB_NAME, DEFAULT_JOB, &overrides)?,
+    };
+    let mut progress = Progress::on_stderr();
+    let end = local::run(spec, arguments.workers, &mut progress, stop_flag(signal)).await;
+    progress.finish();
+    Ok(end?)
+}
+
+/// Turns true at the first signal.
+fn stop_flag(mut signal: watch::Receiver<Option<Signal>>) -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        first(&mut signal).await;
+        sender.send_replace(true);
+        sender.closed().await;
+    });
+    receiver
+}
+
+/// Resolves when ending takes too long after a signal.
+async fn overdue(mut signal: watch::Receiver<Option<Signal>>) -> Signal {
+    let by = first(&mut signal).await;
+    tokio::time::sleep(END_WITHIN).await;
+    by
+}
+
+/// The signal, once there is one.
+async fn first(signal: &mut watch::Receiver<Option<Signal>>) -> Signal {
+    match signal.wait_for(Option::is_some).await.map(|signal| *signal) {
+        Ok(Some(by)) => by,
+        // Nobody listens any more: the runtime is shutting down.
+        _ => std::future::pending().await,
+    }
+}
+
+/// Finds out before the training, not after it.
+fn check_writable(outputs: &Outputs) -> Outcome<()> {
+    for path in [&outputs.report, &outputs.weights].into_iter().flatten() {
+        let probe = path.with_added_extension("partial");
+        let opened = fs::File::create(&probe).and_then(|_| fs::remove_file(&probe));
+        let opened = if path.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { opened };
+        opened.map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn write_outcome(finished: &Finished, outputs: &Outputs) -> Outcome<ExitCode> {
+    let Finished { report, manifest, weights } = finished;
+    let mut text = Summary(report).to_string();
+    let mut note = |what: &str, path: &Path| text.push_str(&format!("\n  {what} written to {}", path.display()));
+    if let Some(path) = &outputs.weights {
+        weights_file::write(path, manifest, &weights.values)?;
+        note("weights", path);
+    }
+    if let Some(path) = &outputs.report {
+        report.write(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        note("report", path);
+    }
+    writeln!(stdout(), "{text}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stopped(by: Signal, standing: &dyn Display) -> ExitCode {
+    let _ = writeln!(stdout(), "halflife-worker: stopped by {}; {standing}", by.name());
+    ExitCode::from(by.exit_code())
+}

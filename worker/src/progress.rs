@@ -17,6 +17,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 pub struct StepSeen {
     /// Its number.
     pub step: u64,
+    /// Steps of the whole job.
+    pub steps: u64,
     /// Mean loss over the samples of it that this worker computed, in nats; `None` for a spare.
     pub loss: Option<f32>,
     /// Learning rate of its update.
@@ -25,9 +27,8 @@ pub struct StepSeen {
     pub decay: f64,
 }
 
-/// Shows a job of a known number of steps.
+/// Shows one job.
 pub struct Progress {
-    steps: u64,
     view: View,
 }
 
@@ -46,30 +47,28 @@ struct Lines {
 impl Progress {
     /// A bar if standard error is a terminal, else lines.
     #[must_use]
-    pub fn new(steps: u64) -> Progress {
-        let view = if stderr().is_terminal() {
-            View::Bar(bar(steps))
-        } else {
-            View::Lines(Lines { first: None, written: None })
-        };
-        Progress { steps, view }
+    pub fn on_stderr() -> Progress {
+        let view =
+            if stderr().is_terminal() { View::Bar(bar()) } else { View::Lines(Lines { first: None, written: None }) };
+        Progress { view }
     }
 
     /// Shows nothing.
     #[must_use]
     pub fn silent() -> Progress {
-        Progress { steps: 0, view: View::Nothing }
+        Progress { view: View::Nothing }
     }
 
     /// Shows a step. Costs nothing worth mentioning when called for every step.
     pub fn step(&mut self, seen: StepSeen) {
         match &mut self.view {
             View::Bar(bar) => {
+                bar.set_length(seen.steps);
                 bar.set_message(describe(&seen));
                 bar.set_position(seen.step);
             }
             View::Lines(lines) => {
-                if let Some(line) = lines.line(&seen, self.steps, Instant::now()) {
+                if let Some(line) = lines.line(&seen, Instant::now()) {
                     write_line(&line);
                 }
             }
@@ -95,10 +94,10 @@ impl Progress {
     }
 }
 
-fn bar(steps: u64) -> ProgressBar {
+fn bar() -> ProgressBar {
     let template = "{bar:24} step {pos}/{len}  {msg}  {per_sec:.0}  ETA {eta}";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(steps).with_style(style)
+    ProgressBar::new(0).with_style(style)
 }
 
 fn describe(seen: &StepSeen) -> String {
@@ -119,20 +118,20 @@ fn describe_scores(scores: &Scores) -> String {
 
 impl Lines {
     /// The line due now, if one is: for the first step, the last, and one an interval.
-    fn line(&mut self, seen: &StepSeen, steps: u64, now: Instant) -> Option<String> {
+    fn line(&mut self, seen: &StepSeen, now: Instant) -> Option<String> {
         let (first_step, begin) = *self.first.get_or_insert((seen.step, now));
         let recent = self.written.is_some_and(|written| now - written < LINE_INTERVAL);
-        if recent && seen.step < steps {
+        if recent && seen.step < seen.steps {
             return None;
         }
         self.written = Some(now);
         let per_second = (seen.step - first_step) as f64 / (now - begin).as_secs_f64();
         let pace = if per_second.is_normal() {
-            format!("  {per_second:.0} steps/s  ETA {:.0} s", steps.saturating_sub(seen.step) as f64 / per_second)
+            format!("  {per_second:.0} steps/s  ETA {:.0} s", seen.steps.saturating_sub(seen.step) as f64 / per_second)
         } else {
             String::new()
         };
-        Some(format!("step {}/{steps}  {}{pace}", seen.step, describe(seen)))
+        Some(format!("step {}/{}  {}{pace}", seen.step, seen.steps, describe(seen)))
     }
 }
 
@@ -146,7 +145,7 @@ mod tests {
     use super::*;
 
     fn seen(step: u64) -> StepSeen {
-        StepSeen { step, loss: Some(0.5), lr: 0.001, decay: 0.0001 }
+        StepSeen { step, steps: 100, loss: Some(0.5), lr: 0.001, decay: 0.0001 }
     }
 
     #[test]
@@ -154,11 +153,11 @@ mod tests {
         let mut lines = Lines { first: None, written: None };
         let begin = Instant::now();
         let at = |seconds| begin + Duration::from_secs(seconds);
-        assert_eq!(lines.line(&seen(1), 100, at(0)).unwrap(), "step 1/100  loss 0.5000  lr 1.00e-3  decay 1.00e-4");
-        assert_eq!(lines.line(&seen(2), 100, at(1)), None);
-        let line = lines.line(&seen(51), 100, at(5)).unwrap();
+        assert_eq!(lines.line(&seen(1), at(0)).unwrap(), "step 1/100  loss 0.5000  lr 1.00e-3  decay 1.00e-4");
+        assert_eq!(lines.line(&seen(2), at(1)), None);
+        let line = lines.line(&seen(51), at(5)).unwrap();
         assert_eq!(line, "step 51/100  loss 0.5000  lr 1.00e-3  decay 1.00e-4  10 steps/s  ETA 5 s");
-        assert!(lines.line(&seen(100), 100, at(6)).unwrap().starts_with("step 100/100"));
+        assert!(lines.line(&seen(100), at(6)).unwrap().starts_with("step 100/100"));
     }
 
     #[test]

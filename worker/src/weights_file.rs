@@ -10,13 +10,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use halflife_client::Layout;
+use halflife_proto::ids::TensorIndex;
 use halflife_proto::manifest::{Manifest, Role, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use thiserror::Error;
 
-use crate::digest::little_endian;
-use crate::model::Arena;
+use crate::digest::{little_endian, own_tensors};
 
 /// Why weights were not written or read.
 #[derive(Debug, Error)]
@@ -60,10 +61,8 @@ pub enum WeightsFileError {
 /// If `weights` is not an arena of `manifest`.
 pub fn write(path: &Path, manifest: &Manifest, weights: &[f32]) -> Result<(), WeightsFileError> {
     let malformed = |source| WeightsFileError::Malformed { path: path.to_owned(), source };
-    let arena = Arena::of(manifest);
-    assert_eq!(weights.len(), arena.elements(), "weights of another model");
     let own: Vec<(&Tensor, Vec<u8>)> =
-        untied(manifest, &arena).map(|(tensor, range)| (tensor, little_endian(&weights[range]))).collect();
+        own_tensors(manifest, weights).map(|(tensor, values)| (tensor, little_endian(values))).collect();
     let views = own.iter().map(|(tensor, bytes)| {
         TensorView::new(Dtype::F32, dims(tensor), bytes).map(|view| (tensor.name.as_str(), view))
     });
@@ -84,10 +83,14 @@ pub fn read(path: &Path, manifest: &Manifest) -> Result<Vec<f32>, WeightsFileErr
     let mismatch = |name: &str, expected: String, found: String| {
         Err(WeightsFileError::Mismatch { path: path.to_owned(), name: name.to_owned(), expected, found })
     };
-    let arena = Arena::of(manifest);
-    let mut weights = vec![0.0; arena.elements()];
+    let layout = Layout::new(manifest);
+    let mut weights = vec![0.0; layout.elements()];
     let mut unknown = file.names();
-    for (tensor, range) in untied(manifest, &arena) {
+    for (tensor, index) in manifest.tensors().iter().zip(0..) {
+        if matches!(tensor.role, Role::Tied(_)) {
+            continue;
+        }
+        let range = layout.range(TensorIndex(index));
         let expected = format!("F32{:?}", tensor.shape);
         let Ok(view) = file.tensor(&tensor.name) else {
             return mismatch(&tensor.name, expected, "no such tensor".to_owned());
@@ -104,11 +107,6 @@ pub fn read(path: &Path, manifest: &Manifest) -> Result<Vec<f32>, WeightsFileErr
         Some(name) => mismatch(name, "no such tensor".to_owned(), "one".to_owned()),
         None => Ok(weights),
     }
-}
-
-fn untied<'a>(manifest: &'a Manifest, arena: &'a Arena) -> impl Iterator<Item = (&'a Tensor, std::ops::Range<usize>)> {
-    let tensors = manifest.tensors().iter().zip(arena.ranges().iter().cloned());
-    tensors.filter(|(tensor, _)| !matches!(tensor.role, Role::Tied(_)))
 }
 
 fn dims(tensor: &Tensor) -> Vec<usize> {

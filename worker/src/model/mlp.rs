@@ -10,17 +10,19 @@
 //! process's (see [`crate::threads`]).
 
 use candle_core::{D, DType, Device, Tensor as Array, Var};
+use halflife_client::Layout;
+use halflife_proto::ids::TensorIndex;
 use halflife_proto::manifest::{Manifest, Tensor};
 use halflife_proto::workload::{Activation, MlpSettings};
 
-use super::{Arena, Gradient, Model, ModelError, initialization};
+use super::{Gradient, Model, ModelError, initialization};
 use crate::data::Batch;
 
 /// A multilayer perceptron.
 #[derive(Debug)]
 pub struct Mlp {
     manifest: Manifest,
-    arena: Arena,
+    layout: Layout,
     /// Units of the input, each hidden layer and the output.
     units: Vec<usize>,
     activation: Activation,
@@ -41,21 +43,26 @@ impl Mlp {
             ]
         });
         let manifest = Manifest::new(layers.collect())?;
-        Ok(Mlp { arena: Arena::of(&manifest), manifest, units, activation: settings.activation })
+        Ok(Mlp { layout: Layout::new(&manifest), manifest, units, activation: settings.activation })
     }
 
     fn layers(&self) -> usize {
         self.units.len() - 1
     }
 
-    /// The tensors of an arena, by tensor index.
-    fn tensors(&self, weights: &[f32]) -> candle_core::Result<Vec<Array>> {
-        assert_eq!(weights.len(), self.arena.elements(), "weights of another model");
-        let ranges = self.arena.ranges().iter();
-        ranges
-            .zip(self.manifest.tensors())
-            .map(|(range, tensor)| array(&weights[range.clone()], &tensor.shape))
-            .collect()
+    /// The tensors of an arena, by tensor index, each made by `make` of its elements and shape.
+    fn tensors<T>(
+        &self,
+        weights: &[f32],
+        make: impl Fn(&[f32], Vec<usize>, &Device) -> candle_core::Result<T>,
+    ) -> candle_core::Result<Vec<T>> {
+        assert_eq!(weights.len(), self.layout.elements(), "weights of another model");
+        let tensors = self.manifest.tensors().iter().zip(0..);
+        let made = tensors.map(|(tensor, index)| {
+            let shape = tensor.shape.iter().map(|dim| *dim as usize).collect();
+            make(&weights[self.layout.range(TensorIndex(index))], shape, &Device::Cpu)
+        });
+        made.collect()
     }
 
     /// Scores (samples x classes) of `samples` (samples x features).
@@ -81,7 +88,7 @@ impl Model for Mlp {
     }
 
     fn initialize(&self, seed: u64) -> Vec<f32> {
-        let mut weights = Vec::with_capacity(self.arena.elements());
+        let mut weights = Vec::with_capacity(self.layout.elements());
         for (layer, units) in self.units.windows(2).enumerate() {
             let (inputs, outputs) = (units[0], units[1]);
             let rectified = layer + 1 < self.layers() && self.activation != Activation::Tanh;
@@ -93,7 +100,7 @@ impl Model for Mlp {
     }
 
     fn gradient(&mut self, weights: &[f32], batch: Batch<'_>) -> Result<Gradient, ModelError> {
-        let variables = self.tensors(weights)?.iter().map(Var::from_tensor).collect::<candle_core::Result<Vec<_>>>()?;
+        let variables = self.tensors(weights, Var::from_slice)?;
         let tensors: Vec<Array> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
         let scores = self.forward(&tensors, self.samples(batch)?)?;
         let loss = cross_entropy(&scores, batch.labels)?;
@@ -108,14 +115,9 @@ impl Model for Mlp {
     }
 
     fn scores(&self, weights: &[f32], batch: Batch<'_>) -> Result<Vec<f32>, ModelError> {
-        let scores = self.forward(&self.tensors(weights)?, self.samples(batch)?)?;
+        let scores = self.forward(&self.tensors(weights, Array::from_slice)?, self.samples(batch)?)?;
         Ok(scores.flatten_all()?.to_vec1()?)
     }
-}
-
-fn array(values: &[f32], shape: &[u64]) -> candle_core::Result<Array> {
-    let shape: Vec<usize> = shape.iter().map(|dim| *dim as usize).collect();
-    Array::from_slice(values, shape, &Device::Cpu)
 }
 
 fn activate(activation: Activation, inputs: &Array) -> candle_core::Result<Array> {

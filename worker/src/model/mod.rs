@@ -6,9 +6,9 @@
 //! - [`evaluation`]: loss and accuracy from class scores.
 //!
 //! Weights travel as an *arena*: all tensors of the manifest one after another in manifest order,
-//! row-major f32; a tied tensor has no range of its own but shares that of its target.
+//! row-major f32; a tied tensor has no range of its own but shares that of its target. That is how
+//! [`halflife_client::Layout`] places them.
 
-mod arena;
 mod evaluation;
 mod initialization;
 mod mlp;
@@ -20,7 +20,6 @@ use thiserror::Error;
 
 use crate::data::{Batch, Dataset};
 
-pub use arena::Arena;
 pub use evaluation::Evaluation;
 pub use mlp::Mlp;
 pub use softmax::SoftmaxRegression;

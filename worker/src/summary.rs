@@ -1,0 +1,62 @@
+//! The last lines of a run, for people.
+
+use std::fmt;
+
+use halflife_proto::ids::Step;
+use halflife_worker::report::Report;
+
+/// What was trained, how well, how fast, and which bits came out.
+pub(crate) struct Summary<'a>(pub(crate) &'a Report);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { job_id, seed, steps, slots, samples_per_slot, last, .. } = self.0;
+        let Report { seconds, steps_per_second, parameters, weights_digest, .. } = self.0;
+        writeln!(
+            f,
+            "{job_id}: {steps} steps in {seconds:.1} s ({steps_per_second:.0} steps/s), {parameters} parameters, \
+             {slots} slots of {samples_per_slot} samples, seed {seed}"
+        )?;
+        part(f, "test", last.test_accuracy, last.test_loss, self.0.test_samples)?;
+        if let (Some(accuracy), Some(loss)) = (last.holdout_accuracy, last.holdout_loss) {
+            part(f, "holdout", accuracy, loss, self.0.holdout_samples)?;
+        }
+        part(f, "train", last.train_accuracy, last.train_loss, self.0.train_samples)?;
+        write!(f, "  weights digest {weights_digest}")
+    }
+}
+
+fn part(f: &mut fmt::Formatter<'_>, name: &str, accuracy: f64, loss: f64, samples: usize) -> fmt::Result {
+    writeln!(f, "  {name:<7} accuracy {:6.2} %   loss {loss:.4}   ({samples} samples)", 100.0 * accuracy)
+}
+
+/// Where things stand after a stop.
+pub(crate) struct Standing {
+    pub(crate) step: Option<Step>,
+    pub(crate) steps: Option<Step>,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.step, self.steps) {
+            (Some(step), Some(steps)) => write!(f, "{step} of {} was complete", steps.0),
+            (None, Some(steps)) => write!(f, "no step of {} was complete", steps.0),
+            _ => f.write_str("it had not joined the job"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standing_says_what_was_complete() {
+        let standing = |step: Option<u64>, steps: Option<u64>| {
+            Standing { step: step.map(Step), steps: steps.map(Step) }.to_string()
+        };
+        assert_eq!(standing(Some(3), Some(9)), "step 3 of 9 was complete");
+        assert_eq!(standing(None, Some(9)), "no step of 9 was complete");
+        assert_eq!(standing(None, None), "it had not joined the job");
+    }
+}

@@ -1,0 +1,305 @@
+//! One worker's part in a job, from the lead's address to the final scores.
+//!
+//! Promises: async threads never compute; a stop leaves the job at once, so that others take the
+//! slots over; the same weights whoever computed what. Does not: decide what to compute (the lead and
+//! the client do), print, or write files.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Instant;
+
+use halflife_client::{ClientError, ClientOptions, Lead, Member, WeightsVersion, Work};
+use halflife_proto::ids::{JobId, Step};
+use halflife_proto::job::JobDescription;
+use halflife_proto::manifest::Manifest;
+use halflife_proto::slots::SlotRange;
+use halflife_proto::workload::{Workload, WorkloadError};
+use thiserror::Error;
+
+use crate::computation::{Computation, ComputationError};
+use crate::digest::weights_digest;
+use crate::progress::{Progress, StepSeen};
+use crate::report::{Report, Scores};
+
+/// Number of the worker that joined first: it shows evaluations where none is asked for a report.
+const FIRST_WORKER: u32 = 0;
+
+/// Why a worker ended without finishing.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// The job cannot be reached, joined or gone on with.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The job says nothing to the built-in worker.
+    #[error("{0}: expected [model], [data] and [training] in the job file, found none")]
+    NoWorkload(JobId),
+    /// The job's tables are not those of this build.
+    #[error("the job's [model], [data] and [training]: {0}")]
+    Workload(#[from] WorkloadError),
+    /// Data, model or gradients.
+    #[error(transparent)]
+    Computation(#[from] ComputationError),
+}
+
+/// When scores are computed besides at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evaluate {
+    /// Every `eval_every` steps.
+    Always,
+    /// Every `eval_every` steps, but only in the worker that joined first.
+    IfFirst,
+    /// Never.
+    Never,
+}
+
+/// How a worker takes part.
+#[derive(Clone, Debug)]
+pub struct TrainOptions {
+    /// Of the connection.
+    pub client: ClientOptions,
+    /// When scores are computed.
+    pub evaluate: Evaluate,
+}
+
+/// How a worker's part ended in good order.
+#[derive(Debug)]
+pub enum End {
+    /// The job is done.
+    Finished(Box<Finished>),
+    /// It was asked to stop, and has left the job.
+    Stopped {
+        /// Newest step it saw complete; `None` before it joined.
+        step: Option<Step>,
+        /// The job's last step, if it got to know it.
+        steps: Option<Step>,
+    },
+}
+
+/// A finished job, as one worker saw it.
+#[derive(Debug)]
+pub struct Finished {
+    /// Scores, times, digest.
+    pub report: Report,
+    /// The model's tensors.
+    pub manifest: Manifest,
+    /// The final weights.
+    pub weights: Arc<WeightsVersion>,
+}
+
+/// Takes part in the job of the lead at `url` until it is done or `stop` resolves.
+///
+/// # Errors
+/// [`TrainError`]; the job itself may go on with other workers.
+pub async fn train(
+    url: &str,
+    options: TrainOptions,
+    progress: &mut Progress,
+    stop: impl Future<Output = ()>,
+) -> Result<End, TrainError> {
+    let mut stop = pin!(stop);
+    let joined = tokio::select! {
+        joined = Trainer::join(url, options) => joined?,
+        () = &mut stop => return Ok(End::Stopped { step: None, steps: None }),
+    };
+    joined.run(progress, stop).await
+}
+
+/// A worker that has joined.
+struct Trainer {
+    member: Member,
+    job: JobDescription,
+    workload: Workload,
+    manifest: Manifest,
+    fingerprint: String,
+    evaluates: bool,
+    /// Away while a blocking thread computes with it.
+    computation: Option<Computation>,
+    seen: Seen,
+}
+
+/// What has been seen of the run so far.
+#[derive(Default)]
+struct Seen {
+    /// The first weights, and when they came.
+    first: Option<(Step, Instant)>,
+    newest: Option<Step>,
+    /// Mean loss of the newest step computed here.
+    loss: Option<(Step, f32)>,
+    evaluations: Vec<Scores>,
+}
+
+impl Trainer {
+    async fn join(url: &str, options: TrainOptions) -> Result<Trainer, TrainError> {
+        let fingerprint = options.client.fingerprint.to_string();
+        let lead = Lead::connect(url, options.client).await?;
+        let job = lead.job().clone();
+        if job.workload_toml.is_empty() {
+            return Err(TrainError::NoWorkload(job.id));
+        }
+        let workload = Workload::from_toml(&job.workload_toml)?;
+        let mut computation = blocking({
+            let (workload, job) = (workload.clone(), job.clone());
+            move || Computation::prepare(&workload, &job)
+        })
+        .await?;
+        let manifest = computation.manifest().clone();
+        let member = lead.join(manifest.clone()).await?;
+        computation.use_buffers(member.buffers().clone());
+        let evaluates = match options.evaluate {
+            Evaluate::Always => true,
+            Evaluate::IfFirst => member.number() == FIRST_WORKER,
+            Evaluate::Never => false,
+        };
+        let computation = Some(computation);
+        Ok(Trainer { member, job, workload, manifest, fingerprint, evaluates, computation, seen: Seen::default() })
+    }
+
+    async fn run(
+        mut self,
+        progress: &mut Progress,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<End, TrainError> {
+        let weights = tokio::select! {
+            weights = self.work_until_done(progress) => weights?,
+            () = &mut stop => {
+                let end = End::Stopped { step: self.seen.newest, steps: Some(Step(self.job.steps)) };
+                // Whether the lead still answers changes nothing: the lease ends on its own.
+                let _ = self.member.leave().await;
+                return Ok(end);
+            }
+        };
+        let finished = self.finish(&weights).await?;
+        self.member.leave().await?;
+        Ok(End::Finished(Box::new(Finished { report: finished, manifest: self.manifest, weights })))
+    }
+
+    async fn work_until_done(&mut self, progress: &mut Progress) -> Result<Arc<WeightsVersion>, TrainError> {
+        loop {
+            match self.member.next_work().await? {
+                Work::Initialize => {
+                    let seed = self.job.seed;
+                    let weights = self.compute(move |computation| computation.initialize(seed)).await;
+                    self.member.initialize(weights).await?;
+                }
+                Work::Compute { step, nodes, weights } => {
+                    self.seen.note(&weights, self.job.steps, progress);
+                    self.contribute(step, nodes, &weights).await?;
+                    self.evaluate_if_due(&weights, progress).await?;
+                }
+                Work::Finished { weights } => {
+                    self.seen.note(&weights, self.job.steps, progress);
+                    return Ok(weights);
+                }
+            }
+        }
+    }
+
+    /// Each node is on its way while the next is computed.
+    async fn contribute(
+        &mut self,
+        step: Step,
+        nodes: Vec<SlotRange>,
+        weights: &Arc<WeightsVersion>,
+    ) -> Result<(), TrainError> {
+        let (mut loss, mut slots) = (0.0, 0);
+        for node in nodes {
+            let weights = Arc::clone(weights);
+            let result = self.compute(move |computation| computation.node(step, node, &weights.values)).await?;
+            loss += f64::from(result.loss) * f64::from(node.count());
+            slots += node.count();
+            self.member.contribute(step, node, result.gradient).await?;
+        }
+        self.seen.loss = Some((step, (loss / f64::from(slots)) as f32));
+        Ok(())
+    }
+
+    /// After contributing, so that others need not wait for it.
+    async fn evaluate_if_due(
+        &mut self,
+        weights: &Arc<WeightsVersion>,
+        progress: &mut Progress,
+    ) -> Result<(), TrainError> {
+        let every = self.workload.training.eval_every;
+        let due = every > 0 && weights.step > Step::ZERO && weights.step.0.is_multiple_of(every);
+        let known = self.seen.evaluations.last().is_some_and(|scores| scores.step == weights.step.0);
+        if self.evaluates && due && !known {
+            let weights = Arc::clone(weights);
+            let scores = self.compute(move |computation| computation.scores(&weights.values, weights.step)).await?;
+            progress.evaluation(&scores);
+            self.seen.evaluations.push(scores);
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self, weights: &Arc<WeightsVersion>) -> Result<Report, TrainError> {
+        let (first, begin) = self.seen.first.unwrap_or((weights.step, Instant::now()));
+        let seconds = begin.elapsed().as_secs_f64();
+        let manifest = self.manifest.clone();
+        let version = Arc::clone(weights);
+        let (scores, digest, samples) = self
+            .compute(move |computation| {
+                let scores = computation.scores(&version.values, version.step)?;
+                let parts = computation.parts();
+                let holdout = parts.holdout.as_ref().map_or(0, |part| part.samples());
+                let samples = [parts.train.samples(), holdout, parts.test.samples()];
+                Ok::<_, ComputationError>((scores, weights_digest(&manifest, &version.values), samples))
+            })
+            .await?;
+        let mut evaluations = std::mem::take(&mut self.seen.evaluations);
+        evaluations.push(scores);
+        Ok(Report {
+            job_id: self.job.id.0.clone(),
+            seed: self.job.seed,
+            steps: self.job.steps,
+            slots: self.job.slots,
+            samples_per_slot: self.workload.training.samples_per_slot,
+            parameters: self.manifest.elements(),
+            train_samples: samples[0],
+            holdout_samples: samples[1],
+            test_samples: samples[2],
+            evaluations,
+            last: scores,
+            seconds,
+            steps_per_second: (weights.step.0 - first.0) as f64 / seconds,
+            weights_digest: digest,
+            fingerprint: self.fingerprint.clone(),
+        })
+    }
+
+    /// Runs `work` on a blocking thread.
+    async fn compute<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Computation) -> T + Send + 'static) -> T {
+        let mut computation = self.computation.take().expect("one computation at a time");
+        let (computation, result) = blocking(move || {
+            let result = work(&mut computation);
+            (computation, result)
+        })
+        .await;
+        self.computation = Some(computation);
+        result
+    }
+}
+
+impl Seen {
+    fn note(&mut self, weights: &WeightsVersion, steps: u64, progress: &mut Progress) {
+        self.first.get_or_insert((weights.step, Instant::now()));
+        if self.newest.is_none_or(|newest| newest < weights.step) {
+            self.newest = Some(weights.step);
+            let loss = self.loss.and_then(|(step, loss)| (step == weights.step).then_some(loss));
+            if weights.step > Step::ZERO {
+                progress.step(StepSeen { step: weights.step.0, steps, loss, lr: weights.lr, decay: weights.decay });
+            }
+        }
+    }
+}
+
+/// Runs `work` on a blocking thread; a panic in it goes on here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that shuts down cancels, and it polls nothing after that.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
