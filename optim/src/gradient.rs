@@ -134,32 +134,47 @@ pub(crate) fn sign(w: f32) -> f32 {
     }
 }
 
+/// Sets each of `out` to `f(g, w)`, g from `gradient`, or from `out` itself when there is none.
 #[inline(always)]
-fn run_portable(stages: &[Stage], weights: &[f32], gradient: &mut [f32]) {
-    let weights = &weights[..gradient.len()];
-    for stage in stages {
-        match *stage {
-            Stage::Scale(by) => gradient.iter_mut().for_each(|g| *g *= by),
-            Stage::Norm(NormClip { scale, .. }) => {
-                let by = scale.expect("a norm is supplied before its clip runs");
-                gradient.iter_mut().for_each(|g| *g *= by);
+fn map(f: impl Fn(f32, f32) -> f32, weights: &[f32], gradient: Option<&[f32]>, out: &mut [f32]) {
+    let weights = &weights[..out.len()];
+    match gradient {
+        Some(gradient) => {
+            for ((out, g), w) in out.iter_mut().zip(gradient).zip(weights) {
+                *out = f(*g, *w);
             }
-            Stage::Limit(at) => gradient.iter_mut().for_each(|g| *g = g.clamp(-at, at)),
-            Stage::L2(wd) => {
-                for (g, w) in gradient.iter_mut().zip(weights) {
-                    *g += wd * w;
-                }
-            }
-            Stage::L1(wd) => {
-                for (g, w) in gradient.iter_mut().zip(weights) {
-                    *g += wd * sign(*w);
-                }
+        }
+        None => {
+            for (out, w) in out.iter_mut().zip(weights) {
+                *out = f(*out, *w);
             }
         }
     }
 }
 
+#[inline(always)]
+fn run_portable(stages: &[Stage], weights: &[f32], gradient: &[f32], out: &mut [f32]) {
+    if stages.is_empty() {
+        return out.copy_from_slice(gradient);
+    }
+    // The first stage reads the gradient where it lies: copying it first costs a pass.
+    let mut input = Some(gradient);
+    for stage in stages {
+        let input = input.take();
+        match *stage {
+            Stage::Scale(by) => map(|g, _| g * by, weights, input, out),
+            Stage::Norm(NormClip { scale, .. }) => {
+                let by = scale.expect("a norm is supplied before its clip runs");
+                map(|g, _| g * by, weights, input, out);
+            }
+            Stage::Limit(at) => map(|g, _| g.clamp(-at, at), weights, input, out),
+            Stage::L2(wd) => map(|g, w| g + wd * w, weights, input, out),
+            Stage::L1(wd) => map(|g, w| g + wd * sign(w), weights, input, out),
+        }
+    }
+}
+
 dispatched!(
-    /// Runs `stages` over a slice of a gradient, beside the same slice of the weights.
-    pub(crate) fn run => run_portable(stages: &[Stage], weights: &[f32], gradient: &mut [f32])
+    /// Runs `stages` over a slice of a gradient, beside the same slice of the weights, into `out`.
+    pub(crate) fn run => run_portable(stages: &[Stage], weights: &[f32], gradient: &[f32], out: &mut [f32])
 );

@@ -33,6 +33,7 @@
 pub mod config;
 mod decay;
 mod error;
+mod formula;
 mod gradient;
 mod group;
 mod half_life;

@@ -10,8 +10,12 @@ use crate::reduce::{self, Reduction, Sums};
 use crate::rule::{RuleStep, Slices, Tensor, directions};
 use crate::step::StepFactors;
 
-/// Elements handled between two looks at memory; a node of the tree of sums.
+/// Elements summed at a time; a node of the tree of sums.
 const TILE: usize = reduce::TILE;
+/// Elements that pass through the gradient pipeline before the rule takes them. Measured on 1M
+/// and 30M parameters with one L2 stage: 256 reaches 0.8 of the memory bound, 1,024 0.76 and
+/// 4,096 0.7.
+const PIPELINE_TILE: usize = 256;
 
 impl Optimizer {
     /// Updates a slice of a tensor: reads `weights` and `gradient`, writes `next_weights` and
@@ -36,13 +40,12 @@ impl Optimizer {
             let decay = factors.decay_step;
             return factors.rule.update(self.path, decay, slices, planes);
         }
-        let mut scratch = [0.0_f32; TILE];
-        let tiles = weights.chunks(TILE).zip(gradient.chunks(TILE));
+        let mut scratch = [0.0_f32; PIPELINE_TILE];
+        let tiles = weights.chunks(PIPELINE_TILE).zip(gradient.chunks(PIPELINE_TILE));
         for (index, (weights, gradient)) in tiles.enumerate() {
-            let start = index * TILE;
+            let start = index * PIPELINE_TILE;
             let tile = &mut scratch[..weights.len()];
-            tile.copy_from_slice(gradient);
-            gradient::run(self.path, &factors.gradient, weights, tile);
+            gradient::run(self.path, &factors.gradient, weights, gradient, tile);
             let next = &mut next_weights[start..start + tile.len()];
             let slices = Slices::new(weights, next, tile, start);
             factors.rule.update(self.path, factors.decay_step, slices, planes);
@@ -104,8 +107,8 @@ impl Optimizer {
         for (plane, spec) in planes.iter().zip(self.planes()) {
             assert_eq!(plane.len(), spec.length(shape), "length of {}", spec.name);
         }
-        let mut piped = gradient.to_vec();
-        gradient::run(self.path, &factors.gradient, weights, &mut piped);
+        let mut piped = vec![0.0; gradient.len()];
+        gradient::run(self.path, &factors.gradient, weights, gradient, &mut piped);
         let tensor = Tensor { shape, weights, next: next_weights, gradient: &piped };
         rule.update(self.path, factors.decay_step, tensor, planes);
     }
@@ -129,8 +132,7 @@ impl Optimizer {
             .enumerate()
             .map(|(index, (weights, gradient))| {
                 let tile = &mut scratch[..weights.len()];
-                tile.copy_from_slice(gradient);
-                gradient::run(self.path, ready, weights, tile);
+                gradient::run(self.path, ready, weights, gradient, tile);
                 if ready.len() < stages.len() {
                     return Sums([reduce::squares(self.path, tile), 0.0]);
                 }
