@@ -1,0 +1,154 @@
+//! Rules that look beyond a slice: clips by norm, trust ratios, whole tensors.
+
+use halflife_optim::{KernelPath, Optimizer, OptimizerConfig, Parameters, Reduction, StepError, Sums};
+
+fn build(text: &str) -> Optimizer {
+    let config: OptimizerConfig = toml::from_str(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    Optimizer::new(&config, 100).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+/// Weights after one SGD step of lr 1 from zero: minus the gradient that the rule saw.
+fn seen(gradient_ops: &str, gradients: &[&[f32]]) -> Vec<Vec<f32>> {
+    let optimizer = build(&format!("algorithm = \"sgd\"\nlr = 1.0\ngradient = [{gradient_ops}]"));
+    let mut model = Parameters::default();
+    for (index, gradient) in gradients.iter().enumerate() {
+        model.add(&optimizer, format!("t{index}"), &[gradient.len()], vec![0.0; gradient.len()]).unwrap();
+    }
+    let gradients: Vec<_> = gradients.iter().map(|&gradient| Some(gradient)).collect();
+    optimizer.step(&mut model, &gradients, 1).unwrap();
+    model.tensors().iter().map(|tensor| tensor.weights().iter().map(|w| -w).collect()).collect()
+}
+
+fn clip(op: &str, form: &str, max: f64) -> String {
+    format!("{{ op = \"{op}\", max_norm = {max:?}, form = \"{form}\" }}")
+}
+
+#[test]
+fn the_four_forms_differ_only_where_they_are_known_to() {
+    // The norm is exactly 5.
+    for (form, max, expected) in [
+        ("torch", 5.0, 3.0 * (5.0 / (5.0 + 1e-6))),
+        ("torch", 10.0, 3.0),
+        ("tf", 5.0, 3.0),
+        ("tf", 2.5, 1.5),
+        ("optax", 5.0, 3.0),
+        ("optax", 2.5, 1.5),
+        ("optax", 10.0, 3.0),
+        ("caffe", 5.0, 3.0),
+        ("caffe", 2.5, 1.5),
+        ("caffe", 10.0, 3.0),
+    ] {
+        let clipped = seen(&clip("clip_global_norm", form, max), &[&[3.0], &[-4.0]]);
+        assert!((f64::from(clipped[0][0]) - expected).abs() < 3e-7, "{form} {max}: {clipped:?}");
+    }
+}
+
+#[test]
+fn a_clip_per_tensor_leaves_other_tensors_alone() {
+    let clipped = seen(&clip("clip_norm", "tf", 5.0), &[&[30.0, 40.0], &[3.0, 4.0]]);
+    assert_eq!(clipped, [[3.0, 4.0], [3.0, 4.0]]);
+}
+
+#[test]
+fn clips_see_what_the_operations_before_them_left() {
+    let first = format!("{{ op = \"rescale\", by = 0.1 }}, {}", clip("clip_global_norm", "tf", 5.0));
+    assert_eq!(seen(&first, &[&[30.0, 40.0]]), [[3.0, 4.0]]);
+    let twice = format!("{}, {}", clip("clip_norm", "tf", 5.0), clip("clip_global_norm", "tf", 5.0));
+    let clipped = seen(&twice, &[&[30.0, 40.0], &[0.0, 0.0]]);
+    assert_eq!(clipped, [[3.0, 4.0], [0.0, 0.0]]);
+}
+
+#[test]
+fn a_zero_gradient_stays_zero_under_every_clip() {
+    for form in ["torch", "tf", "optax", "caffe"] {
+        assert_eq!(seen(&clip("clip_global_norm", form, 1.0), &[&[0.0, 0.0]]), [[0.0, 0.0]], "{form}");
+    }
+}
+
+#[test]
+fn blocks_of_any_size_clip_to_the_same_bits() {
+    let text = "algorithm = \"lamb\"\nlr = 0.1\nweight_decay = { mode = \"decoupled\", value = 0.1 }\n\
+                gradient = [{ op = \"clip_global_norm\", max_norm = 0.5 }, { op = \"clip_norm\", max_norm = 0.1 }]";
+    let optimizer = build(text);
+    assert_eq!(optimizer.reductions(), [Reduction::GlobalNorm, Reduction::TensorNorm, Reduction::TrustRatio]);
+    let n = 5000;
+    let gradient: Vec<f32> = (0..n).map(|i| ((i * 7919 % 1013) as f32 - 500.0) * 1e-3).collect();
+    let weights: Vec<f32> = (0..n).map(|i| ((i * 104_729 % 997) as f32 - 400.0) * 1e-2).collect();
+    let run = |block: usize, path: KernelPath| {
+        let optimizer = optimizer.clone().with_kernel_path(path);
+        let mut factors = optimizer.factors(&optimizer.tensor("w", &[n]), 1, 1);
+        let state = vec![0.0; n];
+        while factors.pending().is_some() {
+            let nodes: Vec<Sums> = (0..n)
+                .step_by(block)
+                .map(|start| {
+                    let cut = start..(start + block).min(n);
+                    let planes = [&state[cut.clone()], &state[cut.clone()]];
+                    optimizer.sums(&factors, &weights[cut.clone()], &planes, &gradient[cut])
+                })
+                .collect();
+            factors.supply(Sums::combine(&nodes));
+        }
+        let (mut next, mut m, mut v) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
+        optimizer.update(&factors, &weights, &mut next, &mut [&mut m, &mut v], &gradient);
+        next.iter().map(|w| w.to_bits()).collect::<Vec<_>>()
+    };
+    let whole = run(8192, KernelPath::Best);
+    for block in [1, 16, 256, 1024, 4096] {
+        assert_eq!(run(block, KernelPath::Best), whole, "blocks of {block}");
+    }
+    assert_eq!(run(8192, KernelPath::Portable), whole);
+    assert_eq!(run(64, KernelPath::Avx2), whole);
+}
+
+#[test]
+fn lamb_takes_a_ratio_of_one_when_either_norm_is_zero() {
+    let step = |weight: f32, gradient: f32| {
+        let optimizer = build("algorithm = \"lamb\"\nlr = 0.1");
+        let mut model = Parameters::default();
+        model.add(&optimizer, "w", &[1], vec![weight]).unwrap();
+        optimizer.step(&mut model, &[Some(&[gradient])], 1).unwrap();
+        model.tensors()[0].weights()[0]
+    };
+    assert!((step(0.0, 3.0) + 0.1).abs() < 1e-6);
+    assert_eq!(step(2.0, 0.0).to_bits(), 2.0_f32.to_bits());
+    assert!((step(2.0, 3.0) - 1.8).abs() < 1e-6);
+}
+
+#[test]
+fn adafactor_keeps_rows_and_columns_of_every_trailing_matrix() {
+    let optimizer = build("algorithm = \"adafactor_torch\"\nlr = 0.01");
+    let lengths = |shape: &[usize]| -> Vec<usize> { optimizer.planes().iter().map(|p| p.length(shape)).collect() };
+    assert_eq!(lengths(&[2, 3, 5]), [6, 10, 0]);
+    assert_eq!(lengths(&[3, 5]), [3, 5, 0]);
+    assert_eq!(lengths(&[5]), [0, 0, 5]);
+    assert_eq!(lengths(&[]), [0, 0, 1]);
+    // Two matrices in one tensor move as they would alone: their rms agree.
+    let weights: Vec<f32> = (0..12).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+    let gradient = [1.0_f32, -2.0, 3.0, 4.0, 5.0, -6.0];
+    let mut model = Parameters::default();
+    model.add(&optimizer, "both", &[2, 2, 3], weights.clone()).unwrap();
+    model.add(&optimizer, "one", &[2, 3], weights[..6].to_vec()).unwrap();
+    let twice: Vec<f32> = gradient.iter().chain(&gradient).copied().collect();
+    for step in 1..=5 {
+        optimizer.step(&mut model, &[Some(&twice), Some(&gradient)], step).unwrap();
+    }
+    let [both, one] = model.tensors() else { panic!("two tensors") };
+    for (a, b) in both.weights().iter().zip(one.weights().iter().chain(one.weights())) {
+        assert!((a - b).abs() < 1e-6, "{a} {b}");
+    }
+}
+
+#[test]
+fn gradients_that_do_not_fit_are_refused_and_change_nothing() {
+    let optimizer = build("lr = 0.1");
+    let mut model = Parameters::default();
+    let length = |expected, found| StepError::Length { tensor: "w".into(), expected, found };
+    assert_eq!(model.add(&optimizer, "w", &[3], vec![1.0; 2]), Err(length(3, 2)));
+    model.add(&optimizer, "w", &[2], vec![1.0; 2]).unwrap();
+    assert_eq!(optimizer.step(&mut model, &[], 1), Err(StepError::Count { expected: 1, found: 0 }));
+    assert_eq!(optimizer.step(&mut model, &[Some(&[1.0])], 1), Err(length(2, 1)));
+    assert_eq!(optimizer.step(&mut model, &[None], 0), Err(StepError::StepZero));
+    optimizer.step(&mut model, &[None], 1).unwrap();
+    assert_eq!((model.tensors()[0].weights(), model.tensors()[0].updates()), (&[1.0, 1.0][..], 0));
+}
