@@ -12,10 +12,10 @@ fn seen(gradient_ops: &str, gradients: &[&[f32]]) -> Vec<Vec<f32>> {
     let optimizer = build(&format!("algorithm = \"sgd\"\nlr = 1.0\ngradient = [{gradient_ops}]"));
     let mut model = Parameters::default();
     for (index, gradient) in gradients.iter().enumerate() {
-        model.add(&optimizer, format!("t{index}"), &[gradient.len()], vec![0.0; gradient.len()]).unwrap();
+        model.add(&optimizer, format!("t{index}"), &[gradient.len()], vec![0.0; gradient.len()]).expect("tensor");
     }
     let gradients: Vec<_> = gradients.iter().map(|&gradient| Some(gradient)).collect();
-    optimizer.step(&mut model, &gradients, 1).unwrap();
+    optimizer.step(&mut model, &gradients, 1).expect("step");
     model.tensors().iter().map(|tensor| tensor.weights().iter().map(|w| -w).collect()).collect()
 }
 
