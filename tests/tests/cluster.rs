@@ -1,0 +1,146 @@
+//! Whole jobs: the trained bits do not depend on how many workers and servers there are, or on
+//! whether they are threads or processes (promise P2).
+
+use std::fs;
+use std::path::Path;
+
+use halflife_proto::ids::{Generation, JobId};
+use halflife_proto::job::JobDescription;
+use halflife_tests::process::{Finished, Process, root};
+use halflife_worker::computation::Computation;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// digits, 8 slots, 200 steps; 128-element blocks cut it into at least 64.
+const SMALL_BLOCKS: &str = "job.block_elements=128";
+const DEFAULT_BLOCKS: &str = "job.block_elements=262144";
+const BLOCKS_MIN: u64 = 64;
+
+fn job() -> String {
+    root().join("deploy/examples/digits.toml").to_string_lossy().into_owned()
+}
+
+fn report(path: &Path) -> Value {
+    let text = fs::read_to_string(path).expect("a report");
+    serde_json::from_str(&text).expect("a report is JSON")
+}
+
+fn digest(report: &Value) -> String {
+    let digest = report["weights_digest"].as_str().expect("a digest").to_owned();
+    assert_eq!(digest.len(), 64, "{digest}");
+    digest
+}
+
+fn succeeded(finished: &Finished) {
+    assert!(finished.status.success(), "{}\n{}", finished.stdout, finished.stderr);
+}
+
+/// The digest of a job that runs in one process.
+fn embedded(workers: usize, servers: usize, blocks: &str) -> String {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("report.json");
+    let (workers, servers) = (workers.to_string(), servers.to_string());
+    let job = job();
+    let arguments = ["local", "--config", &job, "--steps", "200", "--set", "job.slots=8", "--set", blocks];
+    let counts = ["--workers", &workers, "--servers", &servers, "--report", path.to_str().expect("a path")];
+    let finished = Process::start("halflife-worker", &[&arguments[..], &counts].concat()).finish();
+    succeeded(&finished);
+    digest(&report(&path))
+}
+
+/// The digests that the workers of a job of separate processes report; checks that all end well.
+fn processes(workers: usize, servers: usize, blocks: &str) -> Vec<String> {
+    let directory = TempDir::new().expect("a directory");
+    let count = format!("job.servers={servers}");
+    let job = job();
+    let arguments =
+        ["--config", &job, "--set", "job.steps=200", "--set", "job.slots=8", "--set", &count, "--set", blocks];
+    let (lead, url) = Process::server(&arguments);
+    let mut all = vec![lead];
+    for _ in 1..servers {
+        all.push(Process::server(&["--lead", &url]).0);
+    }
+    let reports: Vec<_> = (0..workers).map(|worker| directory.path().join(format!("{worker}.json"))).collect();
+    let workers: Vec<_> = reports
+        .iter()
+        .map(|path| {
+            Process::start("halflife-worker", &["train", "--server", &url, "--report", path.to_str().expect("a path")])
+        })
+        .collect();
+    for worker in workers {
+        succeeded(&worker.finish());
+    }
+    for server in all {
+        let finished = server.finish();
+        succeeded(&finished);
+        assert!(finished.stdout.contains("finished: step 200 is complete"), "{}", finished.stdout);
+    }
+    reports.iter().map(|path| digest(&report(path))).collect()
+}
+
+/// Every digest must be the first one.
+fn all_equal(blocks: &str, counts: &[(usize, usize)]) -> String {
+    let reference = embedded(1, 1, blocks);
+    for (workers, servers) in counts {
+        assert_eq!(embedded(*workers, *servers, blocks), reference, "embedded, {workers} workers x {servers} servers");
+        for found in processes(*workers, *servers, blocks) {
+            assert_eq!(found, reference, "processes, {workers} workers x {servers} servers");
+        }
+    }
+    reference
+}
+
+#[test]
+fn the_bits_do_not_depend_on_workers_servers_processes_or_blocks() {
+    let every: Vec<_> = (1..=4).flat_map(|workers| (1..=3).map(move |servers| (workers, servers))).collect();
+    let small = all_equal(SMALL_BLOCKS, &every);
+    let whole = all_equal(DEFAULT_BLOCKS, &[(1, 3), (2, 2), (3, 1), (4, 3)]);
+    assert_eq!(small, whole, "the block size changes bits");
+}
+
+#[test]
+fn the_small_blocks_really_are_many_and_on_every_server() {
+    let spec =
+        halflife_server::JobSpec::load(Path::new(&job()), &[SMALL_BLOCKS.to_owned(), "job.servers=3".to_owned()])
+            .expect("a valid job");
+    let workload = spec.workload.expect("a workload");
+    let job = JobDescription {
+        id: JobId("digits".to_owned()),
+        generation: Generation(1),
+        seed: 1,
+        slots: spec.job.slots,
+        steps: spec.job.steps,
+        block_elements: spec.job.block_elements,
+        combine: spec.job.combine,
+        mode: spec.job.mode,
+        workload_toml: String::new(),
+        spec_revision: 0,
+    };
+    let computation = Computation::prepare(&workload, &job).expect("a model");
+    let urls = (0..3).map(|index| format!("http://{index}")).collect();
+    let placement = halflife_server::placement::balance(computation.manifest(), 1, spec.job.block_elements, urls)
+        .expect("a placement");
+    let mut per_server = [0u64; 3];
+    for owners in placement.owners().iter().flatten() {
+        per_server[owners[0].0 as usize] += 1;
+    }
+    assert!(per_server.iter().sum::<u64>() >= BLOCKS_MIN, "{per_server:?}");
+    assert!(per_server.iter().all(|blocks| *blocks >= 10), "{per_server:?}");
+}
+
+#[test]
+fn another_seed_gives_other_bits() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("report.json");
+    let shown = path.to_str().expect("a path");
+    let digests: Vec<_> = ["1", "2"]
+        .iter()
+        .map(|seed| {
+            let job = job();
+            let arguments = ["local", "--config", &job, "--steps", "20", "--seed", seed, "--report", shown];
+            succeeded(&Process::start("halflife-worker", &arguments).finish());
+            digest(&report(&path))
+        })
+        .collect();
+    assert_ne!(digests[0], digests[1]);
+}
