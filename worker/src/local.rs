@@ -5,6 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::progress::Progress;
-use crate::training::{End, Evaluate, TrainError, TrainOptions, train};
+use crate::training::{End, Evaluate, TrainError, TrainOptions, Trainer, train};
 
 /// How long a follower tries to reach a lead that is in the same process.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -103,10 +104,9 @@ fn compute_threads(servers: usize) -> usize {
 async fn end_of_server(
     index: usize,
     server: RunningServer,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) -> Result<ServerEnd, LocalError> {
-    let stopping = async move { drop(stop.wait_for(|stop| *stop).await) };
-    server.run(stopping).await.map_err(|source| LocalError::Server { index, source })
+    server.run(turned_true(stop)).await.map_err(|source| LocalError::Server { index, source })
 }
 
 /// Resolves when a server fails; servers that end in good order are none.
@@ -122,42 +122,48 @@ async fn first_failure(ends: &mut JoinSet<Result<ServerEnd, LocalError>>) -> Loc
 }
 
 /// Runs the workers; the first failure of any ends all, since they differ in nothing but their slots.
+/// Worker 0 joins first, so that it sees every step.
 async fn work(
     url: &str,
     workers: NonZeroU32,
     progress: &mut Progress,
     stop: watch::Receiver<bool>,
 ) -> Result<End, LocalError> {
+    let failed = |source| failure(0, source);
+    let joined = tokio::select! {
+        joined = Trainer::join(url, options(Evaluate::Always)) => joined.map_err(failed)?,
+        () = turned_true(stop.clone()) => return Ok(End::Stopped { step: None, steps: None }),
+    };
     let mut others = JoinSet::new();
     for index in 1..workers.get() {
-        let (url, stop) = (url.to_owned(), stop.clone());
-        others.spawn(async move { worker(index, &url, &mut Progress::silent(), stop).await.map(drop) });
+        let (url, stop) = (url.to_owned(), turned_true(stop.clone()));
+        others.spawn(async move {
+            let end = train(&url, options(Evaluate::Never), &mut Progress::silent(), stop).await;
+            end.map(drop).map_err(|source| failure(index, source))
+        });
     }
-    let first = worker(0, url, progress, stop);
-    tokio::pin!(first);
+    let mut first = pin!(joined.run(progress, turned_true(stop)));
     let mut end = None;
     while end.is_none() || !others.is_empty() {
         tokio::select! {
-            ended = &mut first, if end.is_none() => end = Some(ended?),
+            ended = &mut first, if end.is_none() => end = Some(ended.map_err(failed)?),
             Some(other) = others.join_next() => other.unwrap_or_else(|error| resume(error))?,
         }
     }
     Ok(end.expect("the loop ends only after worker 0 has"))
 }
 
-async fn worker(
-    index: u32,
-    url: &str,
-    progress: &mut Progress,
-    mut stop: watch::Receiver<bool>,
-) -> Result<End, LocalError> {
-    let options = TrainOptions {
-        client: ClientOptions::new(crate::fingerprint()),
-        evaluate: if index == 0 { Evaluate::Always } else { Evaluate::Never },
-    };
-    let stopping = async move { drop(stop.wait_for(|stop| *stop).await) };
-    let end = train(url, options, progress, stopping).await;
-    end.map_err(|source| LocalError::Worker { index, source: Box::new(source) })
+fn options(evaluate: Evaluate) -> TrainOptions {
+    TrainOptions { client: ClientOptions::new(crate::fingerprint()), evaluate }
+}
+
+fn failure(index: u32, source: TrainError) -> LocalError {
+    LocalError::Worker { index, source: Box::new(source) }
+}
+
+/// Resolves when the flag turns true or whoever could turn it is gone.
+async fn turned_true(mut flag: watch::Receiver<bool>) {
+    let _ = flag.wait_for(|flag| *flag).await;
 }
 
 /// A task of ours that panicked takes the job with it.

@@ -79,9 +79,11 @@ pub struct Report {
     /// `step` is the number of updates made.
     #[serde(flatten)]
     pub last: Scores,
-    /// From the first step this worker saw to the last.
+    /// Steps that ended while this worker took part: all of them unless it joined late.
+    pub steps_seen: u64,
+    /// What they took, evaluations included.
     pub seconds: f64,
-    /// Steps this worker saw, per second; evaluations included.
+    /// `steps_seen` per second.
     pub steps_per_second: f64,
     /// See [`crate::digest::weights_digest`].
     pub weights_digest: String,
@@ -130,6 +132,7 @@ pub(crate) mod tests {
             test_samples: 2,
             evaluations: vec![scores(10), scores(20)],
             last: scores(20),
+            steps_seen: 20,
             seconds: 2.0,
             steps_per_second: 10.0,
             weights_digest: "ab".to_owned(),

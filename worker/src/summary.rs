@@ -11,11 +11,15 @@ pub(crate) struct Summary<'a>(pub(crate) &'a Report);
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { job_id, seed, steps, slots, samples_per_slot, last, .. } = self.0;
-        let Report { seconds, steps_per_second, parameters, weights_digest, .. } = self.0;
+        let Report { steps_seen, seconds, steps_per_second, parameters, weights_digest, .. } = self.0;
+        write!(f, "{job_id}: {steps} steps")?;
+        if steps_seen < steps {
+            write!(f, ", the last {steps_seen} of them")?;
+        }
         writeln!(
             f,
-            "{job_id}: {steps} steps in {seconds:.1} s ({steps_per_second:.0} steps/s), {parameters} parameters, \
-             {slots} slots of {samples_per_slot} samples, seed {seed}"
+            " in {seconds:.1} s ({steps_per_second:.0} steps/s), {parameters} parameters, {slots} slots of \
+             {samples_per_slot} samples, seed {seed}"
         )?;
         part(f, "test", last.test_accuracy, last.test_loss, self.0.test_samples)?;
         if let (Some(accuracy), Some(loss)) = (last.holdout_accuracy, last.holdout_loss) {

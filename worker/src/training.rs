@@ -4,7 +4,7 @@
 //! slots over; the same weights whoever computed what. Does not: decide what to compute (the lead and
 //! the client do), print, or write files.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -104,8 +104,8 @@ pub async fn train(
     joined.run(progress, stop).await
 }
 
-/// A worker that has joined.
-struct Trainer {
+/// A worker that has joined. It has slots from now on, so it must [`Trainer::run`] soon.
+pub struct Trainer {
     member: Member,
     job: JobDescription,
     workload: Workload,
@@ -129,7 +129,11 @@ struct Seen {
 }
 
 impl Trainer {
-    async fn join(url: &str, options: TrainOptions) -> Result<Trainer, TrainError> {
+    /// Joins the job of the lead at `url`, with its data read and its model built.
+    ///
+    /// # Errors
+    /// [`TrainError`].
+    pub async fn join(url: &str, options: TrainOptions) -> Result<Trainer, TrainError> {
         let fingerprint = options.client.fingerprint.to_string();
         let lead = Lead::connect(url, options.client).await?;
         let job = lead.job().clone();
@@ -154,14 +158,14 @@ impl Trainer {
         Ok(Trainer { member, job, workload, manifest, fingerprint, evaluates, computation, seen: Seen::default() })
     }
 
-    async fn run(
-        mut self,
-        progress: &mut Progress,
-        mut stop: Pin<&mut impl Future<Output = ()>>,
-    ) -> Result<End, TrainError> {
+    /// Computes until the job is done or `stop` resolves.
+    ///
+    /// # Errors
+    /// [`TrainError`].
+    pub async fn run(mut self, progress: &mut Progress, stop: impl Future<Output = ()>) -> Result<End, TrainError> {
         let weights = tokio::select! {
             weights = self.work_until_done(progress) => weights?,
-            () = &mut stop => {
+            () = stop => {
                 let end = End::Stopped { step: self.seen.newest, steps: Some(Step(self.job.steps)) };
                 // Whether the lead still answers changes nothing: the lease ends on its own.
                 let _ = self.member.leave().await;
@@ -233,7 +237,7 @@ impl Trainer {
 
     async fn finish(&mut self, weights: &Arc<WeightsVersion>) -> Result<Report, TrainError> {
         let (first, begin) = self.seen.first.unwrap_or((weights.step, Instant::now()));
-        let seconds = begin.elapsed().as_secs_f64();
+        let (steps_seen, seconds) = (weights.step.0 - first.0, begin.elapsed().as_secs_f64());
         let manifest = self.manifest.clone();
         let version = Arc::clone(weights);
         let (scores, digest, samples) = self
@@ -259,8 +263,9 @@ impl Trainer {
             test_samples: samples[2],
             evaluations,
             last: scores,
+            steps_seen,
             seconds,
-            steps_per_second: (weights.step.0 - first.0) as f64 / seconds,
+            steps_per_second: steps_seen as f64 / seconds,
             weights_digest: digest,
             fingerprint: self.fingerprint.clone(),
         })
