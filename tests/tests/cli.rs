@@ -1,0 +1,223 @@
+//! The server's command line and job files as a user meets them: what it prints, how it ends.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use halflife_server::JobSpec;
+use halflife_tests::process::{Finished, Process, root};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn example(name: &str) -> String {
+    root().join("deploy/examples").join(name).to_string_lossy().into_owned()
+}
+
+fn server(arguments: &[&str]) -> Finished {
+    Process::start("halflife-server", arguments).finish()
+}
+
+/// It fails with one line of error that holds every part.
+fn fails(finished: &Finished, parts: &[&str]) {
+    assert!(!finished.status.success(), "it succeeded: {}", finished.stdout);
+    assert!(finished.stderr.contains("halflife-server: error: "), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
+    for part in parts {
+        assert!(finished.stderr.contains(part), "expected {part:?} in: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn every_example_is_a_valid_job_and_survives_being_written() {
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("deploy/examples")).expect("examples").flatten() {
+        let path = entry.path();
+        let spec = JobSpec::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let again = JobSpec::parse("written", &spec.to_toml(), &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(again, spec, "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen >= 3);
+}
+
+#[test]
+fn the_reference_shows_the_defaults() {
+    let text = fs::read_to_string(example("reference.toml")).expect("the reference");
+    let full = JobSpec::parse("reference", &text, &[]).expect("a valid job");
+    let least = "[job]\nname = \"reference\"\nsteps = 100\n[optimizer]\nalgorithm = \"adam\"\nlr = 0.001\n";
+    let least = JobSpec::parse("least", least, &[]).expect("a valid job");
+    assert_eq!((full.job, full.membership), (least.job, least.membership));
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_line_and_the_right_one() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("job.toml");
+    let shown = path.to_str().expect("a path");
+    for (text, parts) in [
+        ("[job]\nname = \"x\"\nstep = 5\n", vec!["line 3", "unknown field `step`", "did you mean `steps`?"]),
+        (
+            "[job]\nname = \"x\"\nsteps = 5\n[optimiser]\n",
+            vec!["unknown field `optimiser`", "did you mean `optimizer`?"],
+        ),
+        ("[job\n", vec!["line 1"]),
+        (
+            "[job]\nname = \"x\"\nsteps = 0\n[optimizer]\nalgorithm = \"sgd\"\nlr = 1\n",
+            vec!["job.steps", "at least 1", "found 0"],
+        ),
+        (
+            "[job]\nname = \"x\"\nsteps = 1\nblock_elements = 1000\n[optimizer]\nalgorithm = \"sgd\"\nlr = 1\n",
+            vec!["job.block_elements", "power of two", "found 1000"],
+        ),
+        (
+            "[job]\nname = \"x\"\nsteps = 1\nmode = \"asink\"\n[optimizer]\nlr = 1\n",
+            vec!["unknown variant `asink`", "sync"],
+        ),
+        ("[job]\nname = \"x\"\nsteps = 1\n[optimizer]\nalgorithm = \"sgd\"\nlr = -1.0\n", vec!["[optimizer]", "lr"]),
+        (
+            "[job]\nname = \"x\"\nsteps = 1\n[optimizer]\nalgorithm = \"sgd\"\nlr = 1\n[model]\nkind = \"softmax\"\n",
+            vec!["expected all of [model], [data] and [training], or none"],
+        ),
+    ] {
+        fs::write(&path, text).expect("a file");
+        fails(&server(&["--config", shown]), &[&[shown], &parts[..]].concat());
+    }
+}
+
+#[test]
+fn overrides_are_checked_like_the_file() {
+    let digits = example("digits.toml");
+    for (set, parts) in [
+        ("job.stepz=5", ["unknown field `stepz`", "did you mean `steps`?"]),
+        ("job.steps", ["--set job.steps", "expected key=value"]),
+        ("job.steps.x=1", ["--set job.steps.x=1", "`steps` is a value, not a table"]),
+        ("job.lease=1", ["unknown field `lease`", "expected one of"]),
+    ] {
+        fails(&server(&["--config", &digits, "--set", set]), &parts);
+    }
+}
+
+#[test]
+fn a_missing_file_an_unreachable_lead_and_a_port_in_use_are_said_plainly() {
+    fails(&server(&["--config", "/no/such/job.toml"]), &["cannot read job file /no/such/job.toml", "No such file"]);
+    let started = Instant::now();
+    fails(
+        &server(&["--lead", "http://127.0.0.1:1", "--patience", "1", "--listen", "127.0.0.1:0"]),
+        &["no lead answered at http://127.0.0.1:1 within 1 s", "onnection refused"],
+    );
+    assert!(started.elapsed() < Duration::from_secs(5));
+    fails(&server(&["--lead", "nonsense://", "--listen", "127.0.0.1:0"]), &["expected a URL such as"]);
+    let (_running, url) = Process::server(&["--config", &example("digits.toml")]);
+    let address = url.trim_start_matches("http://");
+    fails(
+        &server(&["--config", &example("digits.toml"), "--listen", address]),
+        &[&format!("cannot listen on {address}"), "in use"],
+    );
+}
+
+#[test]
+fn signals_end_a_server_within_two_seconds_with_a_last_line() {
+    for (signal, name) in [("INT", "SIGINT"), ("TERM", "SIGTERM")] {
+        let (server, _) = Process::server(&["--config", &example("digits.toml")]);
+        let asked = Instant::now();
+        server.signal(signal);
+        let finished = server.finish();
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert!(finished.status.success());
+        assert_eq!(finished.stdout, format!("halflife-server: stopped at no step yet of 1000 ({name})\n"));
+    }
+}
+
+#[test]
+fn a_server_stopped_under_a_worker_says_where_it_stands_and_the_worker_says_why() {
+    let (mut server, url) = Process::server(&["--config", &example("digits.toml"), "--set", "job.steps=100000000"]);
+    let worker = Process::start("halflife-worker", &["train", "--server", &url]);
+    server.wait_for_line("a worker has joined");
+    std::thread::sleep(Duration::from_millis(300));
+    let asked = Instant::now();
+    server.signal("TERM");
+    let server = server.finish();
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(server.stdout.starts_with("halflife-server: stopped at step "), "{}", server.stdout);
+    let worker = worker.finish();
+    assert!(!worker.status.success());
+    assert!(worker.stderr.contains("halflife-worker: error: "), "{}", worker.stderr);
+    assert!(worker.stderr.contains(&url) && !worker.stderr.contains("panicked"), "{}", worker.stderr);
+}
+
+#[test]
+fn a_follower_checks_the_job_it_was_told_to_expect() {
+    let digits = example("digits.toml");
+    let (_lead, url) = Process::server(&["--config", &digits, "--set", "job.servers=2"]);
+    fails(
+        &server(&["--config", &digits, "--lead", &url, "--listen", "127.0.0.1:0"]),
+        &["runs another job than --config says", "servers = 1", "servers = 2"],
+    );
+    let expected = ["--config", &digits, "--set", "job.servers=2", "--lead", &url];
+    let (_follower, _) = Process::server(&expected);
+    fails(
+        &server(&["--lead", &url, "--listen", "127.0.0.1:0"]),
+        &["refused this server", "expected 2 servers, all registered"],
+    );
+}
+
+fn report(arguments: &[&str]) -> Value {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("report.json");
+    let all = [&["local", "--report", path.to_str().expect("a path")], arguments].concat();
+    let finished = Process::start("halflife-worker", &all).finish();
+    assert!(finished.status.success(), "{}{}", finished.stdout, finished.stderr);
+    serde_json::from_str(&fs::read_to_string(&path).expect("a report")).expect("JSON")
+}
+
+#[test]
+fn a_job_begins_from_a_weights_file_exactly() {
+    let directory = TempDir::new().expect("a directory");
+    let weights = directory.path().join("model.safetensors");
+    let weights = weights.to_str().expect("a path");
+    let first = report(&["--steps", "5", "--weights", weights]);
+    let init = format!("job.init_from={weights}");
+    let small = "job.block_elements=64";
+    let same = report(&[
+        "--steps",
+        "1",
+        "--seed",
+        "9",
+        "--servers",
+        "3",
+        "--set",
+        &init,
+        "--set",
+        small,
+        "--set",
+        "optimizer.lr=0",
+    ]);
+    assert_eq!(same["weights_digest"], first["weights_digest"], "lr 0 leaves the file's weights as they are");
+    let other = report(&["--steps", "1", "--set", &init]);
+    assert_ne!(other["weights_digest"], first["weights_digest"]);
+}
+
+#[test]
+fn a_weights_file_that_does_not_fit_is_refused_with_the_difference() {
+    let directory = TempDir::new().expect("a directory");
+    let weights = directory.path().join("model.safetensors");
+    let shown = weights.to_str().expect("a path");
+    let init = format!("job.init_from={shown}");
+    let digits = example("digits.toml");
+    fails(&server(&["--config", &digits, "--set", &init]), &["cannot read initial weights", shown]);
+    fs::write(&weights, b"not safetensors").expect("a file");
+    fails(&server(&["--config", &digits, "--set", &init]), &["expected a safetensors file", shown]);
+    report(&["--steps", "1", "--weights", shown, "--set", "model.hidden=[8]"]);
+    let finished = Process::start("halflife-worker", &["local", "--steps", "1", "--set", &init]).finish();
+    assert!(!finished.status.success());
+    for part in ["job.init_from does not fit the worker's model", "[256, 64]", "[8, 64]"] {
+        assert!(finished.stderr.contains(part), "expected {part:?} in: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn help_names_every_argument() {
+    let finished = server(&["--help"]);
+    for argument in ["--config", "--set", "--listen", "--lead", "--advertise", "--compute-threads", "--patience"] {
+        assert!(finished.stdout.contains(argument), "{argument}");
+    }
+}
