@@ -2,10 +2,11 @@
 //!
 //! Does not: print results (they go to standard output) or keep anything for the report.
 
+use std::fmt;
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::report::Scores;
 
@@ -95,9 +96,13 @@ impl Progress {
 }
 
 fn bar() -> ProgressBar {
-    let template = "{bar:24} step {pos}/{len}  {msg}  {per_sec:.0}  ETA {eta}";
+    let template = "{bar:24} step {pos}/{len}  {msg}  {pace}  ETA {eta}";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style)
+    let pace = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        // Text in memory takes everything.
+        let _ = write!(text, "{:.0} steps/s", state.per_sec());
+    };
+    ProgressBar::new(0).with_style(style.with_key("pace", pace))
 }
 
 fn describe(seen: &StepSeen) -> String {

@@ -99,6 +99,19 @@ fn a_local_job_ends_with_a_summary_a_report_and_weights() {
     );
 }
 
+#[test]
+fn a_gradient_takes_one_thread_unless_the_user_says_otherwise() {
+    let place = Place::new();
+    for (set, expected) in [(None, "cpu, 1 thread(s)"), (Some("2"), "cpu, 2 thread(s)")] {
+        let mut command = place.worker(&["local", "--config", "job.toml", "--steps", "1", "--report", "r.json"]);
+        if let Some(threads) = set {
+            command.env("RAYON_NUM_THREADS", threads);
+        }
+        assert_success(&command.output().unwrap());
+        assert!(place.report("r.json")["fingerprint"].as_str().unwrap().contains(expected));
+    }
+}
+
 fn manifest() -> Manifest {
     let tensors = [("layers.0.weight", &[32, 64][..]), ("layers.0.bias", &[32]), ("layers.1.weight", &[10, 32])];
     let mut tensors = tensors.map(|(name, shape)| Tensor::trainable(name, shape)).to_vec();

@@ -1,8 +1,8 @@
 //! Labelled samples: from where they come, how they are cut into parts.
 //!
-//! - [`digits`], [`csv`], [`idx`]: the readers, one a kind of `[data]`.
-//! - [`split`]: training, held-out and test part, drawn by a seed.
-//! - [`dataset`]: what they all give.
+//! - `digits`, `csv`, `idx`: the readers, one a kind of `[data]`.
+//! - `split`: training, held-out and test part, drawn by a seed.
+//! - `dataset`: what they all give.
 //!
 //! Promises: every feature is finite and in \[0, 1\], every label is below the number of classes,
 //! and no content of any file makes a reader panic. Does not: download, shuffle or augment.

@@ -1,9 +1,9 @@
 //! Models: what maps weights and samples to a loss and its gradient.
 //!
-//! - [`mlp`]: fully connected layers, gradients by automatic differentiation.
-//! - [`softmax`]: softmax regression, gradients by hand.
-//! - [`initialization`]: the first weights, from a seed.
-//! - [`evaluation`]: loss and accuracy from class scores.
+//! - `mlp`: fully connected layers, gradients by automatic differentiation.
+//! - `softmax`: softmax regression, gradients by hand.
+//! - `initialization`: the first weights, from a seed.
+//! - `evaluation`: loss and accuracy from class scores.
 //!
 //! Weights travel as an *arena*: all tensors of the manifest one after another in manifest order,
 //! row-major f32; a tied tensor has no range of its own but shares that of its target. That is how
