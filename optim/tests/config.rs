@@ -92,3 +92,37 @@ fn what_cannot_hold_is_refused_with_its_field() {
         assert!(error.contains(part), "{text}\n{error}");
     }
 }
+
+#[test]
+fn a_rank_limit_takes_that_rank_and_below() {
+    let optimizer = build("lr = 1.0\n[[groups]]\nname = \"low\"\nrank_max = 1").unwrap();
+    let group = |shape: &[usize]| optimizer.tensor("w", shape).group().map(str::to_owned);
+    assert_eq!(group(&[]).as_deref(), Some("low"));
+    assert_eq!(group(&[4]).as_deref(), Some("low"));
+    assert_eq!(group(&[4, 4]), None);
+}
+
+#[test]
+fn only_a_colon_and_digits_are_stripped_from_names() {
+    let text = "lr = 1.0\nstrip_name_suffix = true\n[[groups]]\nname = \"end\"\npatterns = [\"bias$\"]";
+    let optimizer = build(text).unwrap();
+    let matches = |name| optimizer.tensor(name, &[1]).group().is_some();
+    assert!(matches("bias") && matches("bias:0") && matches("bias:12"));
+    assert!(!matches("bias:") && !matches("bias:a") && !matches("bias:0:1"));
+}
+
+#[test]
+fn schedules_hold_their_last_value() {
+    for lr in [
+        "{ kind = \"one_cycle\", base = 1.0, steps = 20 }",
+        "{ kind = \"cosine\", base = 1.0, end = 0.25, steps = 20 }",
+        "{ kind = \"polynomial\", base = 1.0, end = 0.25, power = 2.0, steps = 20 }",
+        "{ kind = \"table\", values = [1.0, 0.5] }",
+        "{ kind = \"sequence\", parts = [{ steps = 5, schedule = 1.0 }, { steps = 1, schedule = 0.5 }] }",
+    ] {
+        let optimizer = build(&format!("lr = {lr}")).unwrap();
+        let schedule = optimizer.lr_schedule();
+        assert_eq!(schedule.value(20).to_bits(), schedule.value(1_000_000).to_bits(), "{lr}");
+        assert!(schedule.value(20) < schedule.peak(20), "{lr}");
+    }
+}

@@ -111,3 +111,35 @@ fn suspicious_decays_are_named() {
     }
     assert_eq!(found("lr = 1.0", 10), vec![]);
 }
+
+#[test]
+fn decay_scaled_by_lr_carries_the_lr_multiplier_of_its_group() {
+    for (scale, with_lr) in [("lr", true), ("corrected_lr", true), ("lr_squared", true), ("schedule", false)] {
+        let text = format!(
+            "lr = 0.5\nweight_decay = {{ mode = \"decoupled\", value = 0.25, scaled_by = \"{scale}\" }}\n\
+             [[groups]]\nname = \"fast\"\npatterns = [\"^f\"]\nlr_mult = 4.0\ndecay_mult = 2.0"
+        );
+        let optimizer = build(&text, 10);
+        let decay = |name| optimizer.factors(&optimizer.tensor(name, &[2, 2]), 3, 3).decay();
+        let expected = if with_lr { 8.0 } else { 2.0 };
+        assert!((decay("f") / decay("w") - expected).abs() < 1e-12, "{scale}");
+    }
+}
+
+#[test]
+fn the_global_counter_counts_steps_and_the_other_this_tensors_updates() {
+    let lr_by_counter = |counter: &str| {
+        let text = format!(
+            "lr = 0.1\nstep_counter = \"{counter}\"\n\
+             weight_decay = {{ mode = \"decoupled\", value = 0.1, scaled_by = \"corrected_lr\" }}"
+        );
+        let optimizer = build(&text, 100);
+        let rule = optimizer.tensor("w", &[2]);
+        // Corrected by sqrt(bc2) / bc1 of the count that was read.
+        (optimizer.factors(&rule, 50, 2).decay(), optimizer.factors(&rule, 50, 50).decay())
+    };
+    let (skipped, dense) = lr_by_counter("global");
+    assert!((skipped - dense).abs() < 1e-15);
+    let (skipped, dense) = lr_by_counter("per_tensor");
+    assert!((skipped - dense).abs() > 0.01 * dense);
+}

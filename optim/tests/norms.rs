@@ -152,3 +152,31 @@ fn gradients_that_do_not_fit_are_refused_and_change_nothing() {
     optimizer.step(&mut model, &[None], 1).unwrap();
     assert_eq!((model.tensors()[0].weights(), model.tensors()[0].updates()), (&[1.0, 1.0][..], 0));
 }
+
+#[test]
+fn adafactor_limits_its_step_and_its_scales() {
+    let step = |weight: f32, gradient: &[f32], shape: &[usize], lr: f64, steps: u64| {
+        // A clip that never acts lets the size of U show.
+        let optimizer = build(&format!("algorithm = \"adafactor_torch\"\nlr = {lr:?}\nupdate_clip = 1e9"));
+        let mut model = Parameters::default();
+        model.add(&optimizer, "w", shape, vec![weight; gradient.len()]).expect("tensor");
+        let mut before = weight;
+        for step in 1..=steps {
+            before = model.tensors()[0].weights()[0];
+            optimizer.step(&mut model, &[Some(gradient)], step).expect("step");
+        }
+        (f64::from(before), f64::from(before - model.tensors()[0].weights()[0]))
+    };
+    // A constant gradient gives U = 1. lr is at most 1/sqrt(t), and relative to rms(w).
+    let (before, moved) = step(1.0, &[2.0], &[1], 0.9, 4);
+    assert!((moved - before.abs() * 0.5).abs() < 1e-6, "{before} {moved}");
+    let (_, moved) = step(1.0, &[2.0], &[1], 0.1, 1);
+    assert!((moved - 0.1).abs() < 1e-6, "{moved}");
+    // rms(w) counts as at least eps2.
+    let (_, moved) = step(1e-6, &[2.0], &[1], 0.1, 1);
+    assert!((moved - 1e-4).abs() < 1e-9, "{moved}");
+    // Rows whose mean is below eps1 are divided by eps1: var = 1e-10^2 / 1.19e-7, not 1e-10.
+    let (_, moved) = step(1.0, &[1e-5; 4], &[2, 2], 0.001, 1);
+    let expected = 1e-5 / (1e-20_f64 / f64::from(f32::EPSILON)).sqrt();
+    assert!((moved / 0.001 / expected - 1.0).abs() < 1e-3 && expected > 30.0, "{moved} {expected}");
+}

@@ -14,6 +14,9 @@ fn wild() -> impl Strategy<Value = f32> {
         1 => Just(0.0_f32),
         1 => Just(-0.0_f32),
         1 => Just(f32::from_bits(1)),
+        1 => Just(f32::INFINITY),
+        1 => Just(f32::NEG_INFINITY),
+        1 => Just(f32::NAN),
         1 => Just(-1e-41_f32),
     ]
 }
