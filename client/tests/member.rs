@@ -152,6 +152,19 @@ async fn heartbeats_say_which_step_is_computed() {
 }
 
 #[tokio::test]
+async fn a_member_that_is_dropped_beats_no_more() {
+    let job = FakeJob::start(3, &[(0, SLOTS)]).await;
+    let member = job.join().await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(member);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let heartbeats = job.state().heartbeats.len();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(heartbeats > 0);
+    assert_eq!(job.state().heartbeats.len(), heartbeats);
+}
+
+#[tokio::test]
 async fn a_nonfinite_slot_is_sent_so_for_every_block_that_changes() {
     let job = FakeJob::start(3, &[(0, 1)]).await;
     let mut member = job.join().await;

@@ -59,13 +59,14 @@ impl Member {
 
     async fn start_heartbeat(&mut self, every: Duration, give_up_after: Duration) -> Result<(), ClientError> {
         let mut backoff = Backoff::new(give_up_after);
-        let reader = loop {
+        let (heart, reader) = loop {
             match heartbeat::open(&self.lead_url, &self.hello, every, &self.session).await {
-                Ok(reader) => break reader,
+                Ok(halves) => break halves,
                 Err(failure) => backoff.pause(&self.lead_url, failure).await?,
             }
         };
-        self.tasks.spawn(reader.run(self.session.clone()));
+        self.tasks.spawn(heart.run());
+        self.tasks.spawn(reader.run());
         Ok(())
     }
 
