@@ -19,6 +19,7 @@ use halflife_proto::manifest::Role;
 use halflife_proto::membership::{Notice, Order, Report};
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::SlotTree;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
@@ -215,7 +216,11 @@ impl Lead {
     fn carry_out(self: &Arc<Self>, inner: &mut Inner, effect: Effect) {
         match effect {
             Effect::Order(index, order) => {
-                let full = inner.servers.get(&index).is_some_and(|orders| orders.try_send(order).is_err());
+                // A closed link is a lost server, which `follow_server` hears of by itself.
+                let full = inner
+                    .servers
+                    .get(&index)
+                    .is_some_and(|orders| matches!(orders.try_send(order), Err(TrySendError::Full(_))));
                 if full {
                     warn!(%index, "a server does not take its orders; it is cut off");
                     inner.servers.remove(&index);

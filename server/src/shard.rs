@@ -290,20 +290,19 @@ impl Shard {
         // First in the list, then the baseline: a version that appears in between comes twice
         // rather than never.
         let id = self.sessions.open(outbox.clone());
-        let complete = self.complete();
-        if let Some(step) = from_step.or(complete) {
-            for block in self.blocks.all() {
-                let Some(version) = block.at(step) else {
-                    if block.current().is_none_or(|current| current.step < step) {
-                        continue; // not there yet: it will come
-                    }
-                    self.sessions.close(id);
-                    return Err(step_gone(&block, step));
-                };
-                outbox.send_baseline(block.id(), version);
-                if let Some(newer) = block.current().filter(|current| block.changes() && current.step > step) {
-                    outbox.send_weights(block.id(), newer);
+        // In the middle of the initialization there is no complete step, but blocks that have weights.
+        let step = from_step.or(self.complete()).unwrap_or(Step::ZERO);
+        for block in self.blocks.all() {
+            let Some(version) = block.at(step) else {
+                if block.current().is_none_or(|current| current.step < step) {
+                    continue; // not there yet: it will come
                 }
+                self.sessions.close(id);
+                return Err(step_gone(&block, step));
+            };
+            outbox.send_baseline(block.id(), version);
+            if let Some(newer) = block.current().filter(|current| block.changes() && current.step > step) {
+                outbox.send_weights(block.id(), newer);
             }
         }
         Ok(id)

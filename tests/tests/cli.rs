@@ -174,7 +174,7 @@ fn a_job_begins_from_a_weights_file_exactly() {
     let directory = TempDir::new().expect("a directory");
     let weights = directory.path().join("model.safetensors");
     let weights = weights.to_str().expect("a path");
-    let first = report(&["--steps", "5", "--weights", weights]);
+    let first = report(&["--steps", "60", "--weights", weights]);
     let init = format!("job.init_from={weights}");
     let small = "job.block_elements=64";
     let same = report(&[
@@ -192,7 +192,7 @@ fn a_job_begins_from_a_weights_file_exactly() {
         "optimizer.lr=0",
     ]);
     assert_eq!(same["weights_digest"], first["weights_digest"], "lr 0 leaves the file's weights as they are");
-    let other = report(&["--steps", "1", "--set", &init]);
+    let other = report(&["--steps", "60", "--set", &init]);
     assert_ne!(other["weights_digest"], first["weights_digest"]);
 }
 

@@ -334,7 +334,26 @@ async fn a_joiner_begins_with_the_step_it_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frozen_tied_and_buffer_tensors_keep_to_their_role() {
+async fn a_stream_opened_in_the_middle_of_the_initialization_misses_no_block() {
+    let cluster = Cluster::start(spec("")).await;
+    let mut tool = Tool::join(cluster.lead_url(), tensors()).await.unwrap();
+    tool.initialize(0, &[1.0, 2.0, 3.0]).await.unwrap();
+    let first = hello(&tool.hello, None);
+    let mut stream = Stream::open(&mut tool, first).await.unwrap();
+    let step_response::Message::Welcome(welcome) = stream.next().await else { panic!("expected a welcome") };
+    assert_eq!(welcome.step, None);
+    tool.initialize(1, &[4.0]).await.unwrap();
+    let mut weights = Vec::new();
+    while weights.len() < 4 {
+        if let step_response::Message::Weights(block) = stream.next().await {
+            weights.extend(floats(&block.data));
+        }
+    }
+    assert_eq!(weights, [1.0, 2.0, 3.0, 4.0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_and_buffer_tensors_keep_to_their_role() {
     let cluster = Cluster::start(spec("servers = 2")).await;
     let frozen = ToolTensor { role: v1::TensorRole::Frozen, ..ToolTensor::trainable("frozen", &[3]) };
     let buffer = ToolTensor { role: v1::TensorRole::Buffer, ..ToolTensor::trainable("buffer", &[3]) };

@@ -196,7 +196,10 @@ impl LeadState {
         let Some(place) = self.servers.get_mut(index.0 as usize) else { return Vec::new() };
         let Some(server) = place.take_if(|_| self.model.is_none()).or_else(|| place.clone()) else { return Vec::new() };
         let message = format!("{index} ({}) is lost", server.url);
-        if self.model.is_none() || self.finished {
+        if self.finished {
+            return Vec::new(); // it had nothing left to do
+        }
+        if self.model.is_none() {
             return vec![Effect::Warn(message)];
         }
         let message = format!("{message} and the job keeps no checkpoints to recover it from");
@@ -251,8 +254,12 @@ impl LeadState {
             let worker =
                 Worker { number, fingerprint, step: Step::ZERO, heard_at: now, assignment, unreachable: Vec::new() };
             self.workers.insert(incarnation, worker);
-            // The others hold the slots of the step under way; the joiner starts with a later one.
-            let from_step = self.complete_step().map_or(Step(1), |complete| complete.next().next());
+            // The others hold the slots of the step under way; the joiner starts with a later one. A
+            // worker that is alone holds them all, at once.
+            let from_step = match self.complete_step() {
+                Some(complete) if self.workers.len() > 1 => complete.next().next(),
+                _ => Step::ZERO,
+            };
             effects.extend(self.reassign(from_step, Some(incarnation)));
         }
         let worker = &self.workers[&incarnation];

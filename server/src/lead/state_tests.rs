@@ -120,6 +120,16 @@ fn a_joiner_takes_its_share_from_a_later_step_on() {
 }
 
 #[test]
+fn a_worker_that_joins_alone_begins_with_the_step_under_way() {
+    let mut state = placed(1);
+    join(&mut state, 0, 1).0.unwrap();
+    complete_everywhere(&mut state, 3);
+    state.leave(Incarnation(1));
+    let joined = join(&mut state, 1, 2).0.unwrap();
+    assert_eq!((nodes(&joined.assignment), joined.assignment.from_step), (vec![(0, 4)], Step(0)));
+}
+
+#[test]
 fn surplus_workers_stand_by() {
     let mut state = placed(1);
     for worker in 1..=4 {
