@@ -203,3 +203,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_run_that_ends_within_its_warmup_heads_for_where_the_rest_begins() {
+    let steps = None;
+    for curve in [
+        Curve::Linear { base: 0.5, end: 0.0, steps },
+        Curve::Polynomial { base: 0.5, end: 0.0, power: 2.0, steps },
+        Curve::Cosine { base: 0.5, end: 0.0, steps },
+    ] {
+        let whole = Curve::Warmup { steps: 50, from: 0.0, clock: Default::default(), then: curve.into() };
+        let schedule = Schedule::new("lr", &whole.into(), 10).unwrap();
+        assert!((schedule.value(5) - 0.05).abs() < 1e-12, "{}", schedule.value(5));
+    }
+}

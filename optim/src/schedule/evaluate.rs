@@ -55,7 +55,9 @@ fn fill_length(curve: &mut Curve, run_steps: u64) {
         }
         Curve::Warmup { steps, clock, then, .. } => {
             let hidden = if *clock == Clock::Restarts { *steps } else { 0 };
-            *then = then.with_length(run_steps.saturating_sub(hidden));
+            // At least 1, so that a run that ends within its warmup still heads for where `then`
+            // begins, not for where it ends.
+            *then = then.with_length(run_steps.saturating_sub(hidden).max(1));
         }
         Curve::Sequence { parts } => {
             for part in parts {
