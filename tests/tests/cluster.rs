@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use halflife_proto::ids::{Generation, JobId};
 use halflife_proto::job::JobDescription;
@@ -126,6 +127,45 @@ fn the_small_blocks_really_are_many_and_on_every_server() {
     }
     assert!(per_server.iter().sum::<u64>() >= BLOCKS_MIN, "{per_server:?}");
     assert!(per_server.iter().all(|blocks| *blocks >= 10), "{per_server:?}");
+}
+
+/// Workers that are killed, told to go, and come in between do not change a bit.
+#[test]
+fn workers_that_die_leave_and_join_change_no_bit() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("report.json");
+    let shown = path.to_str().expect("a path");
+    let job = job();
+    let settings = ["--config", &job, "--set", SMALL_BLOCKS, "--set", "job.steps=3000"];
+    let reference = Process::start("halflife-worker", &[&["local", "--report", shown], &settings[..]].concat());
+    succeeded(&reference.finish());
+    let expected = digest(&report(&path));
+
+    let membership =
+        ["--set", "membership.heartbeat_ms=50", "--set", "membership.lease_ms=300", "--set", "job.servers=2"];
+    let (mut lead, url) = Process::server(&[&settings[..], &membership].concat());
+    let (follower, _) = Process::server(&["--lead", &url]);
+    let worker = || Process::start("halflife-worker", &["train", "--server", &url]);
+    let reporting = Process::start("halflife-worker", &["train", "--server", &url, "--report", shown]);
+    lead.wait_for_line("a worker has joined");
+    let killed = worker();
+    lead.wait_for_line("a worker has joined");
+    let leaving = worker();
+    lead.wait_for_line("a worker has joined");
+    std::thread::sleep(Duration::from_millis(200));
+    killed.signal("KILL");
+    assert!(!killed.finish().status.success());
+    lead.wait_for_line("was silent for over 300 ms");
+    let late = worker();
+    lead.wait_for_line("a worker has joined");
+    leaving.signal("TERM");
+    let left = leaving.finish();
+    assert!(left.stdout.contains("stopped by SIGTERM; step "), "{}{}", left.stdout, left.stderr);
+    succeeded(&late.finish());
+    succeeded(&reporting.finish());
+    succeeded(&lead.finish());
+    succeeded(&follower.finish());
+    assert_eq!(digest(&report(&path)), expected);
 }
 
 #[test]
