@@ -1,5 +1,6 @@
 //! What the lead tells workers and servers, and what they tell the lead.
 
+use crate::blocks::BlockId;
 use crate::contribution::Contribution;
 use crate::hello::Hello;
 use crate::ids::{ServerIndex, Step};
@@ -59,6 +60,33 @@ pub enum Order {
     Halt(Refusal),
     /// The job is over and everyone has what they need: exit.
     Finish(Step),
+    /// The sums over the whole model that the servers waited for.
+    Total(Total),
+}
+
+/// A node's sums of squares: of one quantity, or of two (a trust ratio's).
+pub type BlockSums = [f64; 2];
+
+/// What one server's blocks add to a norm over the whole model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Partial {
+    /// The step.
+    pub step: Step,
+    /// Which of the step's global norms, from 0.
+    pub stage: u32,
+    /// Its blocks' sums.
+    pub blocks: Vec<(BlockId, BlockSums)>,
+}
+
+/// Sums over the whole model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Total {
+    /// The step.
+    pub step: Step,
+    /// Which of the step's global norms, from 0.
+    pub stage: u32,
+    /// The sums.
+    pub sums: BlockSums,
 }
 
 /// From a server to the lead.
@@ -77,4 +105,6 @@ pub enum Report {
     Complete(Step),
     /// It met an error that ends the job.
     Halted(Refusal),
+    /// Its part of a norm over the whole model.
+    Partial(Partial),
 }

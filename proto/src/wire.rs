@@ -11,7 +11,7 @@ use crate::hello::{Fingerprint, Hello};
 use crate::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex};
 use crate::job::{Combine, JobDescription, Mode};
 use crate::manifest::{Dtype, Manifest, Role, Tensor};
-use crate::membership::{Assignment, Notice, Order, Report};
+use crate::membership::{Assignment, Notice, Order, Partial, Report, Total};
 use crate::placement::Placement;
 use crate::refusal::{Refusal, RefusalCause};
 use crate::slots::SlotRange;
@@ -495,6 +495,9 @@ impl From<Order> for v1::ServerOrder {
             Order::Initialize(contribution) => Wire::Initialize(contribution.into()),
             Order::Halt(refusal) => Wire::Halt(refusal.into()),
             Order::Finish(step) => Wire::Finish(v1::Finished { step: step.0 }),
+            Order::Total(Total { step, stage, sums: [first, second] }) => {
+                Wire::TotalSums(v1::TotalSums { step: step.0, stage, first, second })
+            }
         };
         v1::ServerOrder { order: Some(order) }
     }
@@ -520,6 +523,9 @@ pub fn read_order(wire: v1::ServerOrder) -> Result<Order, Refusal> {
         Wire::Initialize(contribution) => Order::Initialize(read_contribution(contribution)?),
         Wire::Halt(refusal) => Order::Halt(refusal.into()),
         Wire::Finish(finished) => Order::Finish(Step(finished.step)),
+        Wire::TotalSums(total) => {
+            Order::Total(Total { step: Step(total.step), stage: total.stage, sums: [total.first, total.second] })
+        }
     })
 }
 
@@ -533,6 +539,18 @@ impl From<Report> for v1::ServerReport {
             Report::Placed(placement_version) => Wire::Placed(v1::Placed { placement_version }),
             Report::Complete(step) => Wire::StepComplete(v1::StepComplete { step: step.0 }),
             Report::Halted(refusal) => Wire::Halted(refusal.into()),
+            Report::Partial(Partial { step, stage, blocks }) => {
+                let sums = |(block, [first, second]): (BlockId, [f64; 2])| v1::BlockSums {
+                    block: Some(block.into()),
+                    first,
+                    second,
+                };
+                Wire::PartialSums(v1::PartialSums {
+                    step: step.0,
+                    stage,
+                    blocks: blocks.into_iter().map(sums).collect(),
+                })
+            }
         };
         v1::ServerReport { report: Some(report) }
     }
@@ -551,6 +569,11 @@ pub fn read_report(wire: v1::ServerReport) -> Result<Report, Refusal> {
         Wire::Placed(placed) => Report::Placed(placed.placement_version),
         Wire::StepComplete(complete) => Report::Complete(Step(complete.step)),
         Wire::Halted(refusal) => Report::Halted(refusal.into()),
+        Wire::PartialSums(partial) => {
+            let sums = |wire: v1::BlockSums| Ok((read_block_id(wire.block)?, [wire.first, wire.second]));
+            let blocks = partial.blocks.into_iter().map(sums).collect::<Result<_, Refusal>>()?;
+            Report::Partial(Partial { step: Step(partial.step), stage: partial.stage, blocks })
+        }
     })
 }
 

@@ -16,7 +16,7 @@ mod weights;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use halflife_optim::{Optimizer, TensorRule};
+use halflife_optim::{Optimizer, PlaneSpec, TensorRule};
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::{Contribution, Outcome, Payload};
 use halflife_proto::ids::Step;
@@ -26,7 +26,7 @@ use halflife_proto::slots::{SlotRange, SlotTree};
 
 use gathering::{Gathering, Held};
 pub use sum::magnitude_max;
-pub use update::{Applied, Update};
+pub use update::{Applied, Update, Waiting};
 pub use weights::Version;
 
 use crate::config::NonfinitePolicy;
@@ -55,6 +55,14 @@ pub struct Rules {
     pub nonfinite: NonfinitePolicy,
     /// Steps in the run.
     pub steps: Step,
+}
+
+impl Rules {
+    /// Whether updates wait for norms over more than a block.
+    #[must_use]
+    pub fn reduces(&self) -> bool {
+        self.optimizer.needs_whole_tensors() || !self.optimizer.reductions().is_empty()
+    }
 }
 
 /// Arrays of optimizer state beside the weights, in the optimizer's order of planes.
@@ -99,13 +107,11 @@ pub enum Contributed {
 }
 
 impl Block {
-    /// A block without weights.
+    /// A block without weights, of a tensor of `shape`.
     #[must_use]
-    pub fn new(id: BlockId, elements: usize, change: Change, rules: Arc<Rules>) -> Block {
+    pub fn new(id: BlockId, elements: usize, shape: &[usize], change: Change, rules: Arc<Rules>) -> Block {
         let planes = match &change {
-            Change::Optimized(_) => {
-                rules.optimizer.planes().iter().map(|plane| vec![plane.initial; elements]).collect()
-            }
+            Change::Optimized(_) => initial_planes(&rules.optimizer, id, elements, shape),
             Change::Averaged | Change::Never => Planes::new(),
         };
         let state = State {
@@ -362,6 +368,17 @@ impl Block {
         // Every change under the lock is a few assignments that cannot panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Planes as they are before the first update. A rule that needs whole tensors keeps the planes of a
+/// tensor (whose lengths are not the tensor's) in its first block.
+fn initial_planes(optimizer: &Optimizer, id: BlockId, elements: usize, shape: &[usize]) -> Planes {
+    let length = |plane: &PlaneSpec| match (optimizer.needs_whole_tensors(), id.index) {
+        (false, _) => elements,
+        (true, 0) => plane.length(shape),
+        (true, _) => 0,
+    };
+    optimizer.planes().iter().map(|plane| vec![plane.initial; length(plane)]).collect()
 }
 
 #[cfg(test)]

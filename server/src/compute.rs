@@ -6,8 +6,6 @@
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-use crate::block::{Applied, Update};
-
 /// Most work, in element additions and updates, that runs inline: about 20 us.
 pub const INLINE_WORK_MAX: usize = 32 * 1024;
 
@@ -28,12 +26,12 @@ impl Compute {
         Ok(Compute { pool })
     }
 
-    /// Computes `update` here or on a compute thread, and calls `done` there with the result.
-    pub fn run(&self, update: Update, done: impl FnOnce(Applied) + Send + 'static) {
-        if update.work() <= INLINE_WORK_MAX {
-            done(update.run());
+    /// Runs a job of so much work (element additions and updates) here or on a compute thread.
+    pub fn run(&self, work: usize, job: impl FnOnce() + Send + 'static) {
+        if work <= INLINE_WORK_MAX {
+            job();
         } else {
-            self.pool.spawn(move || done(update.run()));
+            self.pool.spawn(job);
         }
     }
 }

@@ -219,12 +219,7 @@ impl JobSpec {
             _ => return Err(invalid("expected all of [model], [data] and [training], or none".to_owned())),
         };
         check_ranges(origin, &file.job, &file.membership)?;
-        let optimizer = Optimizer::new(&file.optimizer, file.job.steps)
-            .map_err(|error| invalid(format!("[optimizer]: {error}")))?;
-        if optimizer.needs_whole_tensors() || !optimizer.reductions().is_empty() {
-            let message = "[optimizer]: rules and clips that need a norm over a tensor or the model are not served yet";
-            return Err(invalid(message.to_owned()));
-        }
+        Optimizer::new(&file.optimizer, file.job.steps).map_err(|error| invalid(format!("[optimizer]: {error}")))?;
         Ok(JobSpec { job: file.job, membership: file.membership, optimizer: file.optimizer, workload })
     }
 

@@ -60,7 +60,10 @@ impl Lead {
     /// The lead of a job that nobody has come to yet.
     #[must_use]
     pub fn new(identity: Identity, spec: JobSpec, initial_weights: Option<InitialWeights>) -> Arc<Lead> {
+        let optimizer = Optimizer::new(&spec.optimizer, spec.job.steps).expect("a job spec has a valid optimizer");
+        let norms_of_tensors = optimizer.reductions().iter().any(|reduction| !reduction.is_global());
         let settings = Settings {
+            whole_tensors: optimizer.needs_whole_tensors() || norms_of_tensors,
             servers: spec.job.servers,
             slots: SlotTree::new(spec.job.slots).expect("a job spec has at least one slot"),
             steps: Step(spec.job.steps),
@@ -69,7 +72,6 @@ impl Lead {
             lease: Duration::from_millis(spec.membership.lease_ms),
         };
         let inner = Inner { state: LeadState::new(settings), servers: HashMap::new(), workers: HashMap::new() };
-        let optimizer = Optimizer::new(&spec.optimizer, spec.job.steps).expect("a job spec has a valid optimizer");
         Arc::new(Lead {
             identity,
             optimizer,
@@ -172,6 +174,7 @@ impl Lead {
                 let effects = match report {
                     Report::Placed(_) => state.placed(index),
                     Report::Complete(step) => state.complete(index, step),
+                    Report::Partial(partial) => state.partial(partial),
                     Report::Halted(refusal) => {
                         error!(%index, %refusal, "a server has halted");
                         state.halted(refusal)

@@ -7,6 +7,7 @@
 //! - [`shard`] is the part of a job one server holds; [`node`] carries out the lead's orders on it;
 //!   [`follower`] is the link of a server that does not lead.
 //! - [`block`] is one block: what it has gathered, the canonical sum, the update, its versions.
+//! - `reduction` is the way of rules that need norms over more than a block.
 //! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
 //! - [`config`] reads the job file. `registry` is the one file that touches dashmap.
 
@@ -20,6 +21,7 @@ pub mod node;
 mod outbox;
 pub mod placement;
 mod progress;
+mod reduction;
 mod registry;
 pub mod server;
 pub mod shard;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use halflife_proto::ids::Step;
-use halflife_proto::membership::{Order, Report};
+use halflife_proto::membership::{Order, Partial, Report};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
@@ -44,6 +44,7 @@ impl Node {
     /// Carries out orders until the job is over or the lead is gone.
     pub async fn run(self, mut orders: mpsc::Receiver<Order>, reports: mpsc::Sender<Report>) -> NodeEnd {
         let mut standing: Option<watch::Receiver<Standing>> = None;
+        let mut partials: Option<watch::Receiver<Option<Partial>>> = None;
         let mut reported = Standing::default();
         loop {
             tokio::select! {
@@ -56,6 +57,7 @@ impl Node {
                             let mut followed = shard.standing();
                             followed.mark_changed();
                             standing = Some(followed);
+                            partials = Some(shard.partials());
                             if reports.send(Report::Placed(version)).await.is_err() {
                                 return NodeEnd::LeadLost;
                             }
@@ -68,6 +70,11 @@ impl Node {
                         }
                     },
                 },
+                Some(Some(partial)) = changed(&mut partials) => {
+                    if reports.send(Report::Partial(partial)).await.is_err() {
+                        return NodeEnd::LeadLost;
+                    }
+                }
                 Some(now) = changed(&mut standing) => {
                     if report(&now, &mut reported, &reports).await.is_err() {
                         return NodeEnd::LeadLost;
@@ -91,6 +98,12 @@ impl Node {
                     self.place.get().ok_or_else(|| Refusal::new(RefusalCause::NotReady, "no blocks are placed yet"))?;
                 shard.contribute(contribution).map(|_| None)
             }
+            Order::Total(total) => {
+                if let Some(shard) = self.place.get() {
+                    shard.supply(total);
+                }
+                Ok(None)
+            }
             Order::Halt(refusal) => {
                 warn!(%refusal, "the job has stopped");
                 if let Some(shard) = self.place.get() {
@@ -103,9 +116,9 @@ impl Node {
     }
 }
 
-/// The standing after its next change; waits for ever while there is none.
-async fn changed(standing: &mut Option<watch::Receiver<Standing>>) -> Option<Standing> {
-    match standing {
+/// The value after its next change; waits for ever while there is nothing to follow.
+async fn changed<T: Clone>(followed: &mut Option<watch::Receiver<T>>) -> Option<T> {
+    match followed {
         Some(followed) => {
             followed.changed().await.ok()?;
             Some(followed.borrow_and_update().clone())

@@ -3,15 +3,15 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use halflife_proto::blocks::{all_blocks, block_count};
+use halflife_proto::blocks::{BlockId, all_blocks, block_count};
 use halflife_proto::ids::ServerIndex;
 use halflife_proto::manifest::Manifest;
 use halflife_proto::placement::{Placement, PlacementError};
 
-/// Places every block on one server: largest blocks first, each on the server with the fewest
-/// elements so far (Graham's longest-processing-time rule: at most 4/3 of the best balance). Ties go
-/// to the lower server, so the same model and servers always give the same placement, and the
-/// blocks of one tensor spread over all servers.
+/// Places every block on one server: largest first, each on the server with the fewest elements so far
+/// (Graham's longest-processing-time rule: at most 4/3 of the best balance). Ties go to the lower
+/// server, so the same model and servers always give the same placement, and the blocks of one tensor
+/// spread over all servers; with `whole_tensors` they stay together.
 ///
 /// # Errors
 /// [`PlacementError`] for a block size the contract does not allow.
@@ -19,6 +19,7 @@ pub fn balance(
     manifest: &Manifest,
     version: u64,
     block_elements: u64,
+    whole_tensors: bool,
     servers: Vec<String>,
 ) -> Result<Placement, PlacementError> {
     let mut owners: Vec<Vec<Vec<ServerIndex>>> = manifest
@@ -26,15 +27,32 @@ pub fn balance(
         .iter()
         .map(|tensor| vec![Vec::new(); block_count(tensor, block_elements) as usize])
         .collect();
-    let mut blocks: Vec<_> = all_blocks(manifest, block_elements).collect();
-    blocks.sort_by_key(|(id, range)| (Reverse(range.end - range.start), *id));
     let mut loads: BinaryHeap<Reverse<(u64, u32)>> = (0..servers.len() as u32).map(|i| Reverse((0, i))).collect();
-    for (id, range) in blocks {
+    for (blocks, elements) in units(manifest, block_elements, whole_tensors) {
         let Some(Reverse((load, server))) = loads.pop() else { break };
-        owners[id.tensor.0 as usize][id.index as usize] = vec![ServerIndex(server)];
-        loads.push(Reverse((load + range.end - range.start, server)));
+        for id in blocks {
+            owners[id.tensor.0 as usize][id.index as usize] = vec![ServerIndex(server)];
+        }
+        loads.push(Reverse((load + elements, server)));
     }
     Placement::new(manifest, version, block_elements, servers, owners)
+}
+
+/// The blocks that must stay together and their elements, the largest unit first.
+fn units(manifest: &Manifest, block_elements: u64, whole_tensors: bool) -> Vec<(Vec<BlockId>, u64)> {
+    let mut units: Vec<(Vec<BlockId>, u64)> = Vec::new();
+    for (id, range) in all_blocks(manifest, block_elements) {
+        let elements = range.end - range.start;
+        match units.last_mut() {
+            Some((blocks, sum)) if whole_tensors && blocks[0].tensor == id.tensor => {
+                blocks.push(id);
+                *sum += elements;
+            }
+            _ => units.push((vec![id], elements)),
+        }
+    }
+    units.sort_by_key(|(blocks, elements)| (Reverse(*elements), blocks[0]));
+    units
 }
 
 #[cfg(test)]
@@ -58,7 +76,7 @@ mod tests {
     #[test]
     fn every_tensor_of_several_blocks_is_spread_over_the_servers() {
         let manifest = Manifest::new(vec![Tensor::trainable("a", &[64]), Tensor::trainable("b", &[7])]).unwrap();
-        let placement = balance(&manifest, 1, 2, urls(3)).unwrap();
+        let placement = balance(&manifest, 1, 2, false, urls(3)).unwrap();
         for tensor in placement.owners() {
             let servers: std::collections::HashSet<_> = tensor.iter().flatten().collect();
             assert_eq!(servers.len(), 3);
@@ -66,9 +84,21 @@ mod tests {
     }
 
     #[test]
+    fn whole_tensors_stay_on_one_server() {
+        let tensors =
+            [64, 7, 30, 30].iter().enumerate().map(|(i, n)| Tensor::trainable(format!("t{i}"), &[*n])).collect();
+        let manifest = Manifest::new(tensors).unwrap();
+        let placement = balance(&manifest, 1, 2, true, urls(3)).unwrap();
+        for tensor in placement.owners() {
+            assert!(tensor.iter().all(|owners| *owners == tensor[0]));
+        }
+        assert_eq!(loads(&manifest, &placement), [64, 37, 30]);
+    }
+
+    #[test]
     fn more_servers_than_blocks_leave_some_empty() {
         let manifest = Manifest::new(vec![Tensor::trainable("a", &[3])]).unwrap();
-        assert_eq!(loads(&manifest, &balance(&manifest, 1, 4, urls(3)).unwrap()), [3, 0, 0]);
+        assert_eq!(loads(&manifest, &balance(&manifest, 1, 4, false, urls(3)).unwrap()), [3, 0, 0]);
     }
 
     proptest! {
@@ -79,7 +109,7 @@ mod tests {
             let tensors = sizes.iter().enumerate().map(|(i, n)| Tensor::trainable(format!("t{i}"), &[*n])).collect();
             let manifest = Manifest::new(tensors).unwrap();
             let block = 1u64 << log_block;
-            let loads = loads(&manifest, &balance(&manifest, 1, block, urls(servers)).unwrap());
+            let loads = loads(&manifest, &balance(&manifest, 1, block, false, urls(servers)).unwrap());
             prop_assert_eq!(loads.iter().sum::<u64>(), manifest.elements());
             prop_assert!(loads.iter().all(|load| *load <= manifest.elements() / servers as u64 + block));
         }

@@ -6,25 +6,28 @@
 //! Owns: the registry of blocks and sessions, the progress counter. Locks are held for a few
 //! assignments, never while computing or sending.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use halflife_optim::Optimizer;
+use halflife_optim::{Optimizer, Reduction};
 use halflife_proto::PROTOCOL_VERSION;
 use halflife_proto::blocks::{BlockId, all_blocks};
 use halflife_proto::contribution::{Acknowledgement, BlockWeights, Contribution, Outcome};
 use halflife_proto::hello::{Fingerprint, Hello};
-use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step};
+use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex};
 use halflife_proto::manifest::{Manifest, Role, Tensor};
+use halflife_proto::membership::{Partial, Total};
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
 use tokio::sync::watch;
 
-use crate::block::{Applied, Block, Change, Contributed, Rules, Version};
+use crate::block::{Applied, Block, Change, Contributed, Rules, Update, Version, Waiting};
 use crate::compute::Compute;
 use crate::config::JobSpec;
 use crate::outbox::Outbox;
 use crate::progress::Progress;
+use crate::reduction::{Collecting, Next, Round};
 use crate::registry::{Blocks, SessionId, Sessions};
 
 /// Who a server is within its job.
@@ -79,6 +82,13 @@ pub struct Shard {
     progress: Mutex<Progress>,
     standing: watch::Sender<Standing>,
     compute: Arc<Compute>,
+    /// Norms that updates wait for, in this order.
+    reductions: Vec<Reduction>,
+    /// Blocks the optimizer moves.
+    optimized: usize,
+    collecting: Mutex<Collecting>,
+    /// One at a time is under way: the next follows only on the total of the one before.
+    partials: watch::Sender<Option<Partial>>,
 }
 
 impl Shard {
@@ -105,18 +115,23 @@ impl Shard {
             steps: Step(spec.job.steps),
         });
         let blocks = Blocks::default();
-        let (mut count, mut changing) = (0, 0);
+        let (mut count, mut changing, mut optimized) = (0, 0, 0);
         let changes: Vec<Change> =
             manifest.tensors().iter().map(|tensor| change_of(tensor, &rules.optimizer)).collect();
         for (id, range) in all_blocks(&manifest, placement.block_elements()) {
             if placement.server_of(id) == Some(identity.index) {
                 let elements = (range.end - range.start) as usize;
-                let block = Block::new(id, elements, changes[id.tensor.0 as usize].clone(), rules.clone());
+                let tensor = id.tensor.0 as usize;
+                let shape = shape_of(&manifest.tensors()[tensor]);
+                let change = changes[tensor].clone();
+                optimized += usize::from(matches!(change, Change::Optimized(_)));
+                let block = Block::new(id, elements, &shape, change, rules.clone());
                 count += 1;
                 changing += usize::from(block.changes());
                 blocks.insert(block);
             }
         }
+        let reductions = rules.optimizer.reductions();
         let progress = Progress::new(count, changing);
         let standing = Standing { complete: standing_step(&progress, rules.steps), ..Standing::default() };
         Ok(Arc::new(Shard {
@@ -129,6 +144,10 @@ impl Shard {
             progress: Mutex::new(progress),
             standing: watch::Sender::new(standing),
             compute,
+            reductions,
+            optimized,
+            collecting: Mutex::default(),
+            partials: watch::Sender::new(None),
         }))
     }
 
@@ -184,9 +203,7 @@ impl Shard {
                 Outcome::Added
             }
             Contributed::Ready(outcome, update) => {
-                let shard = self.clone();
-                let ready = block.clone();
-                self.compute.run(*update, move |applied| shard.finish(&ready, applied));
+                self.compute(block.clone(), *update);
                 outcome
             }
             Contributed::Halt(refusal) => {
@@ -235,6 +252,76 @@ impl Shard {
             Some(refusal) => Err(Refusal::new(RefusalCause::JobStopped, format!("the job has stopped: {refusal}"))),
             None => Ok(()),
         }
+    }
+
+    fn compute(self: &Arc<Self>, block: Arc<Block>, update: Update) {
+        let shard = self.clone();
+        let work = update.work();
+        if update.needs_norms() {
+            return self.compute.run(work, move || {
+                let waiting = update.reduce();
+                let sums = waiting.sums();
+                let round = shard.with_collecting(|collecting| collecting.add((block, waiting, sums), shard.optimized));
+                if let Some(round) = round {
+                    shard.advance(round);
+                }
+            });
+        }
+        self.compute.run(work, move || shard.finish(&block, update.run()));
+    }
+
+    /// Takes the total of a norm over the model.
+    pub fn supply(self: &Arc<Self>, total: Total) {
+        if let Some(round) = self.with_collecting(|collecting| collecting.resume(total)) {
+            let shard = self.clone();
+            self.compute.run(usize::MAX, move || shard.advance(round));
+        }
+    }
+
+    fn advance(self: &Arc<Self>, round: Round) {
+        match round.advance(&self.reductions) {
+            Next::Total(round, partial) => {
+                // Suspended first: the total may come at once.
+                self.with_collecting(|collecting| collecting.suspend(round));
+                self.partials.send_replace(Some(partial));
+            }
+            Next::Apply(members) if self.rules.optimizer.needs_whole_tensors() => self.apply_tensors(members),
+            Next::Apply(members) => {
+                for (block, waiting) in members {
+                    let shard = self.clone();
+                    self.compute.run(waiting.work(), move || shard.finish(&block, waiting.apply()));
+                }
+            }
+        }
+    }
+
+    fn apply_tensors(self: &Arc<Self>, members: Vec<(Arc<Block>, Waiting)>) {
+        let mut tensors: BTreeMap<TensorIndex, Vec<(Arc<Block>, Waiting)>> = BTreeMap::new();
+        for member in members {
+            tensors.entry(member.0.id().tensor).or_default().push(member);
+        }
+        for (index, members) in tensors {
+            let Some(shape) = self.manifest.get(index).map(shape_of) else { continue };
+            let shard = self.clone();
+            let work = members.iter().map(|(_, waiting)| waiting.work()).sum();
+            self.compute.run(work, move || {
+                let (blocks, waiting): (Vec<_>, Vec<_>) = members.into_iter().unzip();
+                for (block, applied) in blocks.iter().zip(Waiting::apply_tensor(waiting, &shape)) {
+                    shard.finish(block, applied);
+                }
+            });
+        }
+    }
+
+    fn with_collecting<T>(&self, visit: impl FnOnce(&mut Collecting) -> T) -> T {
+        // Moving blocks in and out of a list does not panic half-way.
+        visit(&mut self.collecting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Follows this server's parts of norms over the model.
+    #[must_use]
+    pub fn partials(&self) -> watch::Receiver<Option<Partial>> {
+        self.partials.subscribe()
     }
 
     fn finish(self: &Arc<Self>, block: &Block, applied: Applied) {
@@ -356,13 +443,14 @@ fn step_gone(block: &Block, step: Step) -> Refusal {
 
 fn change_of(tensor: &Tensor, optimizer: &Optimizer) -> Change {
     match tensor.role {
-        Role::Trainable => {
-            let shape: Vec<usize> = tensor.shape.iter().map(|dim| *dim as usize).collect();
-            Change::Optimized(Arc::new(optimizer.tensor(&tensor.name, &shape)))
-        }
+        Role::Trainable => Change::Optimized(Arc::new(optimizer.tensor(&tensor.name, &shape_of(tensor)))),
         Role::Buffer => Change::Averaged,
         Role::Frozen | Role::Tied(_) => Change::Never,
     }
+}
+
+fn shape_of(tensor: &Tensor) -> Vec<usize> {
+    tensor.shape.iter().map(|dim| *dim as usize).collect()
 }
 
 /// The step to report: a server whose blocks never change is as far as the job can get once it is

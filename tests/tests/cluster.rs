@@ -119,8 +119,9 @@ fn the_small_blocks_really_are_many_and_on_every_server() {
     };
     let computation = Computation::prepare(&workload, &job).expect("a model");
     let urls = (0..3).map(|index| format!("http://{index}")).collect();
-    let placement = halflife_server::placement::balance(computation.manifest(), 1, spec.job.block_elements, urls)
-        .expect("a placement");
+    let placement =
+        halflife_server::placement::balance(computation.manifest(), 1, spec.job.block_elements, false, urls)
+            .expect("a placement");
     let mut per_server = [0u64; 3];
     for owners in placement.owners().iter().flatten() {
         per_server[owners[0].0 as usize] += 1;

@@ -21,7 +21,7 @@ fn rules(combine: Combine, nonfinite: NonfinitePolicy) -> Arc<Rules> {
 
 fn block(rules: &Arc<Rules>) -> Block {
     let rule = Arc::new(rules.optimizer.tensor("w", &[2]));
-    Block::new(ID, 2, Change::Optimized(rule), rules.clone())
+    Block::new(ID, 2, &[2], Change::Optimized(rule), rules.clone())
 }
 
 fn bytes(values: &[f32]) -> Payload {
@@ -180,7 +180,7 @@ fn while_a_step_is_computed_the_one_before_stays_readable_and_nothing_is_added()
 #[test]
 fn frozen_blocks_take_weights_but_no_gradients() {
     let rules = default_rules();
-    let block = Block::new(ID, 2, Change::Never, rules);
+    let block = Block::new(ID, 2, &[2], Change::Never, rules);
     assert!(matches!(block.contribute(contribution(0, (0, 1), bytes(&[1.0, 2.0]))).unwrap(), Contributed::Initialized));
     let refusal = block.contribute(contribution(1, (0, 4), bytes(&[1.0, 2.0]))).unwrap_err();
     assert!(refusal.to_string().contains("frozen"), "{refusal}");
@@ -190,7 +190,7 @@ fn frozen_blocks_take_weights_but_no_gradients() {
 #[test]
 fn buffers_become_the_mean_over_slots_even_where_gradients_are_summed() {
     let rules = rules(Combine::Sum, NonfinitePolicy::Stop);
-    let block = Block::new(ID, 2, Change::Averaged, rules);
+    let block = Block::new(ID, 2, &[2], Change::Averaged, rules);
     block.contribute(contribution(0, (0, 1), bytes(&[0.0, 0.0]))).unwrap();
     let version = contribute(&block, contribution(1, (0, 4), bytes(&[4.0, 8.0]))).unwrap().unwrap();
     assert_eq!((version.values(), version.lr), (&[1.0, 2.0][..], 0.0));

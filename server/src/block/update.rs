@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use halflife_optim::{StepFactors, Sums};
 use halflife_proto::contribution::Payload;
 use halflife_proto::ids::Step;
 use halflife_proto::job::Combine;
@@ -52,6 +53,38 @@ impl Update {
         Update { rules, change, step, updates, held, before, recycled, planes }
     }
 
+    /// Whether it must wait for a norm over more than this block (DESIGN.md rule 6: *reduced*).
+    #[must_use]
+    pub fn needs_norms(&self) -> bool {
+        matches!(self.change, Change::Optimized(_)) && self.rules.reduces()
+    }
+
+    /// Sums the whole gradient, which then waits for the norms.
+    ///
+    /// # Panics
+    /// Unless [`Update::needs_norms`].
+    #[must_use]
+    pub fn reduce(self) -> Waiting {
+        let Change::Optimized(rule) = self.change.clone() else { panic!("only an optimized block waits for norms") };
+        let root = self.rules.slots.root();
+        let elements = self.before.values().len();
+        let gradient = self.plan().map(|plan| {
+            let mut gradient = Vec::with_capacity(elements);
+            let scale = scale(self.rules.combine, root, &self.held);
+            each_tile(&plan, &self.held, elements, scale, |_, tile| gradient.extend_from_slice(tile));
+            gradient
+        });
+        let factors = self.rules.optimizer.factors(&rule, self.step.0, self.updates + 1);
+        let Update { rules, step, updates, before, recycled, planes, .. } = self;
+        Waiting { rules, step, updates, before, recycled, planes, gradient, factors }
+    }
+
+    /// How to sum it; `None` when no slot had a gradient or the step is skipped.
+    fn plan(&self) -> Option<SumPlan> {
+        let skipped = self.held.iter().any(|held| matches!(held.payload, Payload::Nonfinite));
+        if skipped { None } else { SumPlan::new(self.rules.slots.root(), &self.held) }
+    }
+
     /// Element additions and updates to come: what decides whether it runs inline.
     #[must_use]
     pub fn work(&self) -> usize {
@@ -61,9 +94,7 @@ impl Update {
     /// Computes it.
     #[must_use]
     pub fn run(self) -> Applied {
-        let skipped = self.held.iter().any(|held| matches!(held.payload, Payload::Nonfinite));
-        let plan = if skipped { None } else { SumPlan::new(self.rules.slots.root(), &self.held) };
-        match plan {
+        match self.plan() {
             // Nobody had a gradient for this tensor (or the step is skipped): no update, no decay.
             None => Applied { weights: self.before.carried_to(self.step), planes: self.planes, updates: self.updates },
             Some(plan) => self.apply(&plan),
@@ -106,6 +137,101 @@ impl Update {
             }
         };
         Applied { weights: Version::new(self.step, lr, decay, after), planes: self.planes, updates }
+    }
+}
+
+/// A step of a block whose gradient is summed and whose update waits for norms.
+#[derive(Debug)]
+pub struct Waiting {
+    rules: Arc<Rules>,
+    step: Step,
+    updates: u64,
+    before: Version,
+    recycled: Option<Vec<f32>>,
+    planes: Planes,
+    /// `None` when no slot had one: the block is left alone and adds zero to every norm.
+    gradient: Option<Vec<f32>>,
+    factors: StepFactors,
+}
+
+impl Waiting {
+    /// The step it belongs to.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    /// Whether its update waits for another norm.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.gradient.is_some() && self.factors.pending().is_some()
+    }
+
+    /// What this block adds to the norm that comes next; zero when none does.
+    #[must_use]
+    pub fn sums(&self) -> Sums {
+        let Some(gradient) = self.gradient.as_ref().filter(|_| self.is_pending()) else { return Sums::default() };
+        let planes: Vec<&[f32]> = self.planes.iter().map(Vec::as_slice).collect();
+        self.rules.optimizer.sums(&self.factors, self.before.values(), &planes, gradient)
+    }
+
+    /// The norm that came.
+    pub fn supply(&mut self, sums: Sums) {
+        if self.gradient.is_some() {
+            self.factors.supply(sums);
+        }
+    }
+
+    /// Element updates to come.
+    #[must_use]
+    pub fn work(&self) -> usize {
+        self.before.values().len()
+    }
+
+    /// Updates the block, all norms known.
+    #[must_use]
+    pub fn apply(mut self) -> Applied {
+        let Some(gradient) = self.gradient.take() else { return self.left_alone() };
+        let mut after = self.recycled.take().unwrap_or_default();
+        after.resize(gradient.len(), 0.0);
+        let mut planes: Vec<&mut [f32]> = self.planes.iter_mut().map(Vec::as_mut_slice).collect();
+        self.rules.optimizer.update(&self.factors, self.before.values(), &mut after, &mut planes, &gradient);
+        self.applied(after)
+    }
+
+    /// Updates all blocks of one tensor (in order) by a rule that needs the whole tensor; the first
+    /// block holds its planes.
+    #[must_use]
+    pub fn apply_tensor(mut blocks: Vec<Waiting>, shape: &[usize]) -> Vec<Applied> {
+        if blocks.iter().any(|block| block.gradient.is_none()) {
+            return blocks.into_iter().map(Waiting::left_alone).collect();
+        }
+        let whole = |part: fn(&Waiting) -> &[f32]| blocks.iter().flat_map(part).copied().collect::<Vec<f32>>();
+        let weights = whole(|block| block.before.values());
+        let gradient = whole(|block| block.gradient.as_deref().unwrap_or_default());
+        let mut after = vec![0.0; weights.len()];
+        if let Some(first) = blocks.first_mut() {
+            let mut planes: Vec<&mut [f32]> = first.planes.iter_mut().map(Vec::as_mut_slice).collect();
+            let optimizer = &first.rules.optimizer;
+            optimizer.update_tensor(&first.factors, shape, &weights, &mut after, &mut planes, &gradient);
+        }
+        let mut begin = 0;
+        let mut part = |block: Waiting| {
+            let end = begin + block.before.values().len();
+            let applied = block.applied(after[begin..end].to_vec());
+            begin = end;
+            applied
+        };
+        blocks.into_iter().map(&mut part).collect()
+    }
+
+    fn left_alone(self) -> Applied {
+        Applied { weights: self.before.carried_to(self.step), planes: self.planes, updates: self.updates }
+    }
+
+    fn applied(self, after: Vec<f32>) -> Applied {
+        let weights = Version::new(self.step, self.factors.lr(), self.factors.decay(), after);
+        Applied { weights, planes: self.planes, updates: self.updates + 1 }
     }
 }
 

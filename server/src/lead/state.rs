@@ -10,10 +10,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use halflife_optim::Sums;
+use halflife_proto::blocks::{BlockId, block_count};
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::manifest::{Manifest, Role};
-use halflife_proto::membership::{Assignment, Notice, Order};
+use halflife_proto::membership::{Assignment, BlockSums, Notice, Order, Partial, Total};
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
@@ -34,6 +36,8 @@ pub struct Settings {
     pub block_elements: u64,
     /// Initial weights come from a file that holds exactly these tensors, by name and shape.
     pub initial_tensors: Option<BTreeMap<String, Vec<u64>>>,
+    /// Blocks of a tensor stay on one server, because the optimizer needs norms of it.
+    pub whole_tensors: bool,
     /// Silence after which a worker is taken for dead.
     pub lease: Duration,
 }
@@ -121,6 +125,8 @@ pub struct LeadState {
     workers_joined: u32,
     model: Option<(Manifest, Placement)>,
     initial_weights_sent: bool,
+    /// Parts of a norm over the model, until every block's is there.
+    norm: Option<((Step, u32), BTreeMap<BlockId, BlockSums>)>,
     epoch: u64,
     finished: bool,
     stopped: Option<Refusal>,
@@ -137,6 +143,7 @@ impl LeadState {
             workers_joined: 0,
             model: None,
             initial_weights_sent: false,
+            norm: None,
             epoch: 0,
             finished: false,
             stopped: None,
@@ -183,6 +190,33 @@ impl LeadState {
         let mut effects = self.notify_all(&Notice::Finished(self.settings.steps));
         effects.extend(self.finish_when_all_left());
         effects
+    }
+
+    /// A server's part of a norm over the model. When the last part is there, every server gets the
+    /// total: blocks along each tensor's tree, then tensors in the order of the manifest (rule 6).
+    pub fn partial(&mut self, partial: Partial) -> Vec<Effect> {
+        let Some((manifest, placement)) = &self.model else { return Vec::new() };
+        let key = (partial.step, partial.stage);
+        let (known, parts) = self.norm.get_or_insert_with(|| (key, BTreeMap::new()));
+        if *known > key {
+            return Vec::new(); // its total is out already
+        }
+        if *known < key {
+            (*known, *parts) = (key, BTreeMap::new());
+        }
+        parts.extend(partial.blocks);
+        let trainable = manifest.tensors().iter().filter(|tensor| tensor.role == Role::Trainable);
+        let expected: u64 = trainable.map(|tensor| block_count(tensor, placement.block_elements())).sum();
+        if (parts.len() as u64) < expected {
+            return Vec::new();
+        }
+        let blocks: Vec<(&BlockId, &BlockSums)> = parts.iter().collect();
+        let tensors: Vec<Sums> = blocks
+            .chunk_by(|(a, _), (b, _)| a.tensor == b.tensor)
+            .map(|blocks| Sums::combine(&blocks.iter().map(|(_, sums)| Sums(**sums)).collect::<Vec<_>>()))
+            .collect();
+        let order = Order::Total(Total { step: key.0, stage: key.1, sums: Sums::combine(&tensors).0 });
+        (0..self.servers.len() as u32).map(|index| Effect::Order(ServerIndex(index), order.clone())).collect()
     }
 
     /// A server met an error that ends the job.
@@ -315,7 +349,7 @@ impl LeadState {
             check_initial_tensors(initial, &manifest)?;
         }
         let urls = self.present().map(|server| server.url.clone()).collect();
-        let placement = balance(&manifest, 1, self.settings.block_elements, urls)
+        let placement = balance(&manifest, 1, self.settings.block_elements, self.settings.whole_tensors, urls)
             .map_err(|error| Refusal::new(RefusalCause::Malformed, error.to_string()))?;
         self.model = Some((manifest.clone(), placement.clone()));
         let order = Order::Place { manifest, placement };

@@ -20,6 +20,7 @@ fn settings(servers: u32) -> Settings {
         steps: Step(10),
         block_elements: 2,
         initial_tensors: None,
+        whole_tensors: false,
         lease: LEASE,
     }
 }
@@ -274,4 +275,26 @@ fn mixed_fingerprints_are_warned_of() {
     let other = Fingerprint { device: "cuda:0".into(), ..Fingerprint::default() };
     let (_, effects) = state.join(at(1), Incarnation(2), other, manifest());
     assert!(matches!(&effects[0], Effect::Warn(text) if text.contains("P2 is off")), "{effects:?}");
+}
+
+#[test]
+fn the_total_of_a_norm_goes_out_once_every_block_has_told_its_part() {
+    let mut state = placed(2);
+    join(&mut state, 0, 1).0.unwrap();
+    let part = |step, blocks: &[(u32, u32, f64)]| {
+        let block = |(tensor, index, sum): &(u32, u32, f64)| {
+            let id = BlockId { tensor: halflife_proto::ids::TensorIndex(*tensor), index: *index };
+            (id, [*sum, 0.0])
+        };
+        Partial { step: Step(step), stage: 0, blocks: blocks.iter().map(block).collect() }
+    };
+    // w has 4 blocks, b one
+    assert_eq!(state.partial(part(1, &[(0, 0, 1.0), (0, 2, 4.0)])), []);
+    assert_eq!(state.partial(part(1, &[(0, 0, 1.0), (0, 2, 4.0)])), [], "told twice");
+    let effects = state.partial(part(1, &[(0, 1, 2.0), (0, 3, 8.0), (1, 0, 16.0)]));
+    let total =
+        |index| Effect::Order(ServerIndex(index), Order::Total(Total { step: Step(1), stage: 0, sums: [31.0, 0.0] }));
+    assert_eq!(effects, [total(0), total(1)]);
+    assert_eq!(state.partial(part(2, &[(0, 0, 1.0)])), []);
+    assert_eq!(state.partial(part(1, &[(0, 1, 2.0)])), [], "late");
 }
