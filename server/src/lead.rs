@@ -1,4 +1,4 @@
-//! The lead's edge: carries out what [`state`] decides.
+//! The lead's edge: carries out what `state` decides.
 //!
 //! One lock around the state and the links keeps effects in the order of the decisions. Nothing
 //! waits under it: links are bounded channels, and one that is full is cut.

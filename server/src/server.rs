@@ -301,7 +301,7 @@ impl RunningServer {
     }
 
     /// Runs until the job is over, the lead is gone, or `asked_to_stop` resolves; then ends every
-    /// connection within [`GOODBYE`].
+    /// connection within a second.
     ///
     /// # Errors
     /// [`ServerError::LeadLost`], or a failure to serve.
