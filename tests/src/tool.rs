@@ -239,4 +239,17 @@ impl Tool {
         }
         Ok(values)
     }
+
+    /// Learning rate and decay reported with a tensor's first block at `step`.
+    pub async fn factors(&mut self, tensor: usize, step: u64) -> (f64, f64) {
+        let (block, _, server) = self.blocks(tensor).remove(0);
+        let request = v1::PullRequest {
+            hello: Some(self.hello.clone()),
+            blocks: vec![block],
+            step: Some(step),
+            plane: String::new(),
+        };
+        let response = self.servers[server].pull(request).await.expect("weights").into_inner();
+        (response.blocks[0].lr, response.blocks[0].decay)
+    }
 }

@@ -12,6 +12,7 @@ mod case;
 mod compare;
 #[path = "../../../optim/tests/golden/configure.rs"]
 mod configure;
+mod factors;
 mod run;
 #[path = "../../../optim/tests/golden/schedules.rs"]
 #[allow(dead_code, reason = "its tests run with optim's golden test")]
@@ -72,4 +73,18 @@ async fn distributed_files_pass_through_servers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn edge_files_pass_through_servers() {
     assert!(!check_all("edge").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_report_the_lr_of_every_schedule_file() {
+    for path in files("schedules") {
+        factors::check_schedule(&path).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_spare_the_names_of_every_name_file() {
+    for path in files("names") {
+        factors::check_names(&path).await;
+    }
 }

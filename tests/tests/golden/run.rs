@@ -27,19 +27,24 @@ struct File<'a> {
     optimizer: &'a OptimizerConfig,
 }
 
-fn spec(case: &Case, config: &OptimizerConfig, layout: Layout, parts: usize) -> Result<JobSpec, String> {
-    let combine = case.raw["combine"]["op"].as_str().unwrap_or("mean");
-    let job = toml::toml! { name = "golden" };
-    let mut job: toml::Table = job;
+/// A job of this optimizer.
+pub(crate) fn spec(
+    config: &OptimizerConfig,
+    (steps, slots): (u64, usize),
+    combine: &str,
+    layout: Layout,
+) -> Result<JobSpec, String> {
+    let mut job = toml::Table::new();
+    job.insert("name".to_owned(), "golden".into());
+    job.insert("combine".to_owned(), combine.into());
     for (key, value) in [
-        ("steps", case.steps as i64),
-        ("slots", parts as i64),
+        ("steps", steps as i64),
+        ("slots", slots as i64),
         ("servers", i64::from(layout.servers)),
         ("block_elements", layout.block_elements as i64),
     ] {
         job.insert(key.to_owned(), value.into());
     }
-    job.insert("combine".to_owned(), combine.into());
     let text = toml::to_string(&File { job, optimizer: config }).map_err(|error| error.to_string())?;
     JobSpec::parse("golden", &text, &[]).map_err(|error| error.to_string())
 }
@@ -64,7 +69,8 @@ fn slots(case: &Case, step: u64, tensor: &str) -> Vec<(Option<Vec<f32>>, f64)> {
 /// Every state at every step, as servers of this layout make it.
 pub(crate) async fn run(case: &Case, config: &OptimizerConfig, layout: Layout) -> Result<History, String> {
     let parts = case.raw["gradient_parts"][0].as_array().map_or(1, Vec::len);
-    let cluster = Cluster::start(spec(case, config, layout, parts)?).await;
+    let combine = case.raw["combine"]["op"].as_str().unwrap_or("mean");
+    let cluster = Cluster::start(spec(config, (case.steps, parts), combine, layout)?).await;
     let optimizer = Optimizer::new(config, case.steps).map_err(|error| error.to_string())?;
     let planes: Vec<&str> = optimizer.planes().iter().map(|plane| plane.name).collect();
     let tensors = case.tensors.iter().map(|tensor| {
