@@ -305,11 +305,16 @@ impl Block {
     }
 
     fn start_update(&self, state: &mut State, step: Step) -> Update {
-        let held = state.gathering.take();
-        let recycled = state.previous.take().and_then(Version::reclaim);
-        let before = state.current.clone().expect("a block that gathers has weights");
-        let planes = state.planes.take().expect("a block that gathers has its planes");
-        Update::new(self.rules.clone(), self.change.clone(), step, state.updates, held, before, recycled, planes)
+        Update {
+            rules: self.rules.clone(),
+            change: self.change.clone(),
+            step,
+            updates: state.updates,
+            held: state.gathering.take(),
+            before: state.current.clone().expect("a block that gathers has weights"),
+            recycled: state.previous.take().and_then(Version::reclaim),
+            planes: state.planes.take().expect("a block that gathers has its planes"),
+        }
     }
 
     /// Takes the result of an update: the new weights are now the current ones.

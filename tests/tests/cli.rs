@@ -145,6 +145,38 @@ fn a_server_stopped_under_a_worker_says_where_it_stands_and_the_worker_says_why(
 }
 
 #[test]
+fn a_lost_server_ends_the_job_everywhere_with_its_name() {
+    let digits = example("digits.toml");
+    let endless = ["--config", &digits, "--set", "job.servers=2", "--set", "job.steps=100000000"];
+    for lose_the_lead in [false, true] {
+        let (mut lead, url) = Process::server(&endless);
+        let (follower, follower_url) = Process::server(&["--lead", &url]);
+        let worker = Process::start("halflife-worker", &["train", "--server", &url]);
+        lead.wait_for_line("a worker has joined");
+        std::thread::sleep(Duration::from_millis(200));
+        if lose_the_lead {
+            lead.signal("KILL");
+            let follower = follower.finish();
+            fails(&follower, &["the lead is gone; stopped at step "]);
+        } else {
+            follower.signal("KILL");
+            let line = lead.wait_for_line("the job has stopped");
+            assert!(line.contains("server 1") && line.contains(&follower_url), "{line}");
+            assert!(line.contains("no checkpoints"), "{line}");
+        }
+        let worker = worker.finish();
+        assert!(!worker.status.success());
+        let named = if lose_the_lead { &url } else { &follower_url };
+        assert!(
+            worker.stderr.contains("halflife-worker: error: ") && worker.stderr.contains(named),
+            "{}",
+            worker.stderr
+        );
+        assert!(!worker.stderr.contains("panicked"), "{}", worker.stderr);
+    }
+}
+
+#[test]
 fn a_follower_checks_the_job_it_was_told_to_expect() {
     let digits = example("digits.toml");
     let (_lead, url) = Process::server(&["--config", &digits, "--set", "job.servers=2"]);

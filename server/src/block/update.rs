@@ -17,14 +17,16 @@ use super::{Change, Planes, Rules, Version};
 /// A step of a block, whole and ready to compute.
 #[derive(Debug)]
 pub struct Update {
-    rules: Arc<Rules>,
-    change: Change,
-    step: Step,
-    updates: u64,
-    held: Vec<Held>,
-    before: Version,
-    recycled: Option<Vec<f32>>,
-    planes: Planes,
+    pub(super) rules: Arc<Rules>,
+    pub(super) change: Change,
+    pub(super) step: Step,
+    /// Updates the tensor has had before.
+    pub(super) updates: u64,
+    pub(super) held: Vec<Held>,
+    pub(super) before: Version,
+    /// A buffer nobody reads any more, for the weights to come.
+    pub(super) recycled: Option<Vec<f32>>,
+    pub(super) planes: Planes,
 }
 
 /// The result of an update.
@@ -39,20 +41,6 @@ pub struct Applied {
 }
 
 impl Update {
-    #[expect(clippy::too_many_arguments, reason = "the parts of a block's state, each moved in once")]
-    pub(super) fn new(
-        rules: Arc<Rules>,
-        change: Change,
-        step: Step,
-        updates: u64,
-        held: Vec<Held>,
-        before: Version,
-        recycled: Option<Vec<f32>>,
-        planes: Planes,
-    ) -> Update {
-        Update { rules, change, step, updates, held, before, recycled, planes }
-    }
-
     /// Whether it must wait for a norm over more than this block (DESIGN.md rule 6: *reduced*).
     #[must_use]
     pub fn needs_norms(&self) -> bool {
