@@ -130,6 +130,39 @@ fn the_small_blocks_really_are_many_and_on_every_server() {
     assert!(per_server.iter().all(|blocks| *blocks >= 10), "{per_server:?}");
 }
 
+/// The digest and final train loss of an embedded job of 40 steps.
+fn short(optimizer: &str, workers: usize, servers: usize, blocks: &str) -> (String, f64) {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("report.json");
+    let (workers, servers, job) = (workers.to_string(), servers.to_string(), job());
+    let arguments = ["local", "--config", &job, "--steps", "40", "--set", optimizer, "--set", blocks];
+    let counts = ["--workers", &workers, "--servers", &servers, "--report", path.to_str().expect("a path")];
+    succeeded(&Process::start("halflife-worker", &[&arguments[..], &counts].concat()).finish());
+    let report = report(&path);
+    (digest(&report), report["train_loss"].as_f64().expect("a loss"))
+}
+
+/// Rules that need norms over a tensor or the model, whose blocks and servers must not show (rule 6).
+#[test]
+fn norms_over_tensors_and_the_model_change_no_bit_either() {
+    for optimizer in [
+        "optimizer={preset=\"optax-lamb\",lr=0.02}",
+        "optimizer={preset=\"pytorch-adafactor\",lr=0.05}",
+        "optimizer={preset=\"bert\",lr=0.01}",
+        "optimizer={preset=\"pytorch-adamw\",lr=0.01,gradient=[{op=\"clip_norm\",max_norm=0.05,form=\"tf\"},\
+         {op=\"clip_global_norm\",max_norm=0.1,form=\"optax\"}]}",
+    ] {
+        let (reference, loss) = short(optimizer, 1, 1, DEFAULT_BLOCKS);
+        assert!(loss < 2.0, "{optimizer} learns: {loss}");
+        for (workers, servers, blocks) in
+            [(1, 1, SMALL_BLOCKS), (3, 3, SMALL_BLOCKS), (2, 2, "job.block_elements=1024")]
+        {
+            let found = short(optimizer, workers, servers, blocks).0;
+            assert_eq!(found, reference, "{optimizer}: {workers} workers x {servers} servers, {blocks}");
+        }
+    }
+}
+
 /// Workers that are killed, told to go, and come in between do not change a bit.
 #[test]
 fn workers_that_die_leave_and_join_change_no_bit() {
