@@ -150,6 +150,14 @@ impl Optimizer {
         }
     }
 
+    /// What holds for tensors of no group, then for those of each group in the order written:
+    /// for reports about a run whose tensors are not known.
+    #[must_use]
+    pub fn group_rules(&self) -> Vec<TensorRule> {
+        let ungrouped = TensorRule { decays: self.decay.acts_on(1.0), ..TensorRule::ungrouped() };
+        std::iter::once(ungrouped).chain((0..self.groups.len()).map(|index| self.rule_of_group(index))).collect()
+    }
+
     pub(crate) fn rule_of_group(&self, index: usize) -> TensorRule {
         let group = &self.groups[index];
         TensorRule {
