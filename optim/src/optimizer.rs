@@ -206,7 +206,8 @@ impl Optimizer {
     pub(crate) fn decay_factor(&self, rule: &TensorRule, step: u64, updates: u64) -> f64 {
         let (lr, lr_schedule) = self.lr_of(rule, step);
         let own_peak = rule.group.and_then(|index| self.groups[index].lr_peak);
-        let (_, correction) = self.rule_step(rule, lr, step, updates);
+        let corrected = self.decay.needs_correction();
+        let correction = if corrected { self.rule_step(rule, lr, step, updates).1 } else { 1.0 };
         self.decay.factor(&DecayInput {
             step: step - 1,
             lr_schedule,

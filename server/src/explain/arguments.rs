@@ -21,8 +21,8 @@ const STEPS_DEFAULT: u64 = 1_000;
 /// what looks wrong. Starts nothing.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ExplainArguments {
-    /// The job file.
-    #[arg(long, value_name = "FILE", required_unless_present = "preset")]
+    /// The job file. Needed unless --preset is given.
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Overrides one setting of the job, such as --set optimizer.lr=0.1. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]

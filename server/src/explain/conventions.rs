@@ -14,15 +14,15 @@ const CONVENTIONS: [(DecayScale, &str, &str, &str); 5] = [
     (DecayScale::Nothing, "nothing", "wd", "TF contrib, a second SGD"),
 ];
 
-/// The table for one group. `own` is the job's convention, `mult` what a value is to be multiplied
-/// by when `optimizer` is a stand-in for the job's.
-pub(super) fn lines(optimizer: &Optimizer, rule: &TensorRule, own: Option<DecayScale>, mult: f64) -> Vec<String> {
+/// The table for one group. `own` is the job's convention; `gain` is what is hidden in the group's
+/// multiplier when `optimizer` is a stand-in for the job's, and belongs to the value.
+pub(super) fn lines(optimizer: &Optimizer, rule: &TensorRule, own: Option<DecayScale>, gain: f64) -> Vec<String> {
     let mut rows =
         vec![["scaled_by", "d at each step", "value", "who"].into_iter().map(str::to_owned).collect::<Vec<_>>()];
     let mut reasons = Vec::new();
     for (scale, name, formula, who) in CONVENTIONS {
         let value = match optimizer.equivalent_decay(rule, scale) {
-            Ok(Some(value)) => number::value(value * mult),
+            Ok(Some(value)) => number::value(value * gain),
             Ok(None) => "none".to_owned(),
             Err(error) => {
                 reasons.push(format!("{name} has no such number: {error}."));

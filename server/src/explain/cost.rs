@@ -23,18 +23,18 @@ fn memory(run: &Run) -> Vec<Vec<String>> {
     let planes: Vec<&str> = run.optimizer.planes().iter().map(|plane| plane.name).collect();
     let state = if planes.is_empty() { "none".to_owned() } else { planes.join(", ") };
     let state = if run.optimizer.needs_whole_tensors() {
-        format!("{state}: a row and a column per matrix, v for vectors only")
+        format!("{state}: rows and columns of matrices; vectors 4 bytes")
     } else {
         state
     };
     let held = if run.optimizer.reductions().iter().any(|reduction| reduction.is_global()) { F32_BYTES } else { 0 };
     let parts = [
         ("optimizer state", run.optimizer.state_bytes_per_parameter(), state.as_str()),
-        ("weights", 2 * F32_BYTES, "the current version, and the next one as it is made"),
+        ("weights", 2 * F32_BYTES, "the current version and the next"),
         ("gradient held back", held, "until the global norm is known"),
     ];
     let total = parts.iter().map(|part| part.1).sum();
-    let parts = parts.into_iter().chain([("together", total, "on all servers, beside gradients under way")]);
+    let parts = parts.into_iter().chain([("together", total, "on all servers, gradients under way apart")]);
     parts.filter(|part| part.1 > 0 || part.0 == "optimizer state").map(|part| row(run, part)).collect()
 }
 

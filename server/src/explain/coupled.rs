@@ -19,8 +19,10 @@ pub(super) enum Coupled {
     Decays {
         /// The job with that decay instead.
         optimizer: Box<Optimizer>,
-        /// What a value under it corresponds to a value of the job's groups by.
-        per_value: f64,
+        /// Its rules, in the order of the job's own.
+        rules: Vec<TensorRule>,
+        /// How much of its decay is in its groups' multipliers, beyond the job's.
+        gain: f64,
         /// Why, and how exactly.
         note: String,
     },
@@ -39,21 +41,19 @@ pub(super) fn on_the_weight(run: &Run) -> Coupled {
     let gain = gain(config);
     let stand_in = decoupled(config, gain);
     match Optimizer::new(&stand_in, run.steps()) {
-        Ok(optimizer) => Coupled::Decays { optimizer: Box::new(optimizer), per_value: gain, note: note(gain) },
+        Ok(optimizer) => {
+            Coupled::Decays { rules: rules(&optimizer), optimizer: Box::new(optimizer), gain, note: note(gain) }
+        }
         Err(error) => Coupled::HasNoFactor { reason: format!("No decoupled decay stands in for this one: {error}.") },
     }
 }
 
-/// The rule that `rule` of the job has in a stand-in, whose last group takes what has no group.
-pub(super) fn stand_in(optimizer: &Optimizer, rule: &TensorRule) -> TensorRule {
-    let rules = optimizer.group_rules();
-    let same = rules.iter().find(|other| other.group() == rule.group() && rule.group().is_some());
-    let last = rules.last().filter(|last| last.group() == Some(NO_GROUP));
-    same.or(last).unwrap_or(rule).clone()
+/// The stand-in's last group takes the tensors that have none in the job.
+fn rules(optimizer: &Optimizer) -> Vec<TensorRule> {
+    let mut rules = optimizer.group_rules();
+    rules.swap_remove(0);
+    rules
 }
-
-/// Name of the stand-in's last group; no configuration can sensibly use it.
-const NO_GROUP: &str = "\u{0}tensors of no group";
 
 fn no_factor(config: &OptimizerConfig, mode: DecayMode) -> Option<String> {
     if mode == DecayMode::L1 {
@@ -134,7 +134,7 @@ fn decoupled(config: &OptimizerConfig, gain: f64) -> OptimizerConfig {
         group.decay_mult *= gain;
     }
     let rest = GroupConfig {
-        name: NO_GROUP.to_owned(),
+        name: "tensors of no group".to_owned(),
         patterns: vec![String::new()],
         rank_max: None,
         lr_mult: 1.0,

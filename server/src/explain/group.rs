@@ -8,6 +8,8 @@ use super::run::Run;
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     pub(super) rule: TensorRule,
+    /// Its place in [`halflife_optim::Optimizer::group_rules`].
+    pub(super) place: usize,
     /// For headings.
     pub(super) title: String,
     /// The job's own tensors in it; empty when they are not known.
@@ -17,11 +19,9 @@ pub(super) struct Group {
 /// The groups in play: those that decay first, otherwise tensors of no group, then the groups in
 /// the order written.
 pub(super) fn in_play(run: &Run) -> Vec<Group> {
-    let groups = run.optimizer.group_rules().into_iter().map(|rule| Group {
-        title: title(run, &rule),
-        tensors: tensors(run, &rule),
-        rule,
-    });
+    let rules = run.optimizer.group_rules().into_iter().enumerate();
+    let groups =
+        rules.map(|(place, rule)| Group { title: title(run, &rule), tensors: tensors(run, &rule), rule, place });
     let reachable = |group: &Group| group.rule.group().is_some() || default_is_reachable(run);
     let mut groups: Vec<Group> = groups.filter(reachable).collect();
     groups.sort_by_key(|group| !group.rule.decays());
@@ -44,6 +44,6 @@ fn title(run: &Run, rule: &TensorRule) -> String {
 
 fn tensors(run: &Run, rule: &TensorRule) -> Vec<String> {
     let tensors = run.tensors.iter().filter(|_| run.tensors.own);
-    let inside = tensors.filter(|(name, shape)| run.optimizer.tensor(name, shape).group() == rule.group());
+    let inside = tensors.filter(|(name, shape)| run.optimizer.tensor(name, shape) == *rule);
     inside.map(|(name, _)| name.to_owned()).collect()
 }

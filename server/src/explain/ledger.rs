@@ -16,10 +16,10 @@ pub(super) fn lines(run: &Run) -> Vec<String> {
         DecayMode::None => vec!["  No weight decay is configured: nothing to account for.".to_owned()],
         DecayMode::Decoupled => decoupled(run),
         DecayMode::L2 | DecayMode::L1 => match coupled::on_the_weight(run) {
-            Coupled::Decays { optimizer, per_value, note } => {
+            Coupled::Decays { optimizer, rules, gain, note } => {
                 let mut lines = wrapped("  ", &note);
                 lines.push(String::new());
-                lines.extend(groups(run, &optimizer, per_value));
+                lines.extend(groups(run, &optimizer, &rules, gain));
                 lines
             }
             Coupled::HasNoFactor { reason } => wrapped("  ", &reason),
@@ -42,29 +42,33 @@ fn decoupled(run: &Run) -> Vec<String> {
         ));
         lines.push(String::new());
     }
-    lines.extend(groups(run, &run.optimizer, 1.0));
+    lines.extend(groups(run, &run.optimizer, &run.optimizer.group_rules(), 1.0));
     lines
 }
 
-/// `optimizer` is the job's, or a decoupled stand-in; see [`conventions::lines`] for `per_value`.
-fn groups(run: &Run, optimizer: &Optimizer, per_value: f64) -> Vec<String> {
+/// `optimizer` and `rules` are the job's, or those of a decoupled stand-in; see
+/// [`conventions::lines`] for `gain`.
+fn groups(run: &Run, optimizer: &Optimizer, rules: &[TensorRule], gain: f64) -> Vec<String> {
     let mut lines = Vec::new();
     for group in group::in_play(run) {
         if !lines.is_empty() {
             lines.push(String::new());
         }
-        lines.extend(hanging("  ", "    ", &heading(&group)));
+        lines.extend(hanging("  ", "    ", &heading(run, &group)));
         if group.rule.decays() {
-            let rule = coupled::stand_in(optimizer, &group.rule);
-            lines.extend(one_group(run, optimizer, &rule, per_value));
+            lines.extend(one_group(run, optimizer, &rules[group.place], gain));
         }
     }
     lines.extend(how_to_get_epochs(run));
     lines
 }
 
-fn heading(group: &Group) -> String {
-    let tensors = if group.tensors.is_empty() { String::new() } else { format!(" ({})", group.tensors.join(", ")) };
+fn heading(run: &Run, group: &Group) -> String {
+    let tensors = match (group.tensors.is_empty(), run.tensors.own) {
+        (false, _) => format!(" ({})", group.tensors.join(", ")),
+        (true, true) => " (no tensor of this model)".to_owned(),
+        (true, false) => String::new(),
+    };
     let spared = match (group.rule.decays(), group.rule.decay_mult() == 0.0) {
         (true, _) => "",
         (false, true) => ": spared, never decays",
@@ -75,7 +79,7 @@ fn heading(group: &Group) -> String {
     format!("{}{tensors}{scaled}{spared}", group.title)
 }
 
-fn one_group(run: &Run, optimizer: &Optimizer, rule: &TensorRule, per_value: f64) -> Vec<String> {
+fn one_group(run: &Run, optimizer: &Optimizer, rule: &TensorRule, gain: f64) -> Vec<String> {
     let ledger = optimizer.ledger(rule, run.steps());
     if ledger.log_remaining == f64::NEG_INFINITY {
         return wrapped(
@@ -88,7 +92,10 @@ fn one_group(run: &Run, optimizer: &Optimizer, rule: &TensorRule, per_value: f64
         return lines;
     }
     lines.push("    The same decay over this run, as a constant value under each convention:".to_owned());
-    lines.extend(conventions::lines(optimizer, rule, run.decay().scaled_by, per_value));
+    lines.extend(conventions::lines(optimizer, rule, run.decay().scaled_by, gain));
+    if run.config().bias_correction != Some(true) {
+        lines.push("      (This rule corrects no bias: its corrected_lr is its lr.)".to_owned());
+    }
     lines
 }
 

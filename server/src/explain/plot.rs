@@ -83,8 +83,8 @@ mod tests {
     fn a_straight_line_down_begins_at_the_top_and_ends_at_the_bottom() {
         let lines = plot("lr", 1_001, |step| 1_001.0 - step as f64);
         assert_eq!(lines.len(), ROWS + 2);
-        assert!(lines[0].starts_with("   lr  1,000 │⠙⠢⣀ ") || lines[0].contains("│⠉"), "{}", lines[0]);
-        assert!(lines[4].starts_with("           0 │ ") && lines[4].chars().count() > 70, "{}", lines[4]);
+        assert!(lines[0].starts_with("   lr  1,000 │⠉"), "{}", lines[0]);
+        assert!(lines[4].starts_with("           0 │ ") && lines[4].ends_with('⣀'), "{}", lines[4]);
         assert!(lines[6].ends_with("1,001"));
     }
 

@@ -24,7 +24,8 @@ pub(super) fn lines(run: &Run) -> Vec<String> {
 /// Every letter of the formula whose meaning is a choice of this job.
 fn letters(run: &Run, formula: &str) -> Vec<(&'static str, String)> {
     let config = run.config();
-    let mut letters = vec![("w, g", "a weight, its gradient".to_owned()), ("lr", schedule(&config.lr))];
+    let mut letters =
+        vec![("w, g", "a weight, its gradient".to_owned()), ("lr", schedule(run.optimizer.lr_schedule().config()))];
     if run.decay_mode() != DecayMode::None {
         letters.push(("wd", strength(run)));
     }
@@ -50,12 +51,40 @@ fn letters(run: &Run, formula: &str) -> Vec<(&'static str, String)> {
     letters
 }
 
+/// A schedule in words: `warmup (steps 50, from 0), then cosine (base 0.02, end 0, steps 950)`.
 fn schedule(schedule: &ScheduleConfig) -> String {
     match schedule {
         ScheduleConfig::Constant(value) => format!("{} at every step", number::value(*value)),
-        ScheduleConfig::Curve(_) => toml::Value::try_from(schedule)
-            .map_or_else(|_| "a schedule".to_owned(), |value| format!("{value} of the finished steps")),
+        ScheduleConfig::Curve(_) => {
+            toml::Value::try_from(schedule).map_or_else(|_| String::new(), |value| words(&value))
+        }
     }
+}
+
+/// Most elements of a list that are spelt out.
+const LIST_MAX: usize = 8;
+
+fn words(value: &toml::Value) -> String {
+    match value {
+        toml::Value::Float(value) => number::value(*value),
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Array(list) => {
+            let shown: Vec<String> = list.iter().take(LIST_MAX).map(words).collect();
+            let rest = if list.len() > LIST_MAX { format!(", ... {} in all", list.len()) } else { String::new() };
+            format!("[{}{rest}]", shown.join(", "))
+        }
+        toml::Value::Table(table) => curve(table),
+        other => other.to_string(),
+    }
+}
+
+fn curve(table: &toml::Table) -> String {
+    let kind = table.get("kind").map_or_else(String::new, words);
+    let settings = table.iter().filter(|(key, _)| !matches!(key.as_str(), "kind" | "then"));
+    let settings: Vec<String> = settings.map(|(key, value)| format!("{key} {}", words(value))).collect();
+    let then = table.get("then").map(|then| format!(", then {}", words(then))).unwrap_or_default();
+    let space = if kind.is_empty() { "" } else { " " };
+    format!("{kind}{space}({}){then}", settings.join(", "))
 }
 
 /// wd, also where a half-life or a timescale stands in for it.
