@@ -1,6 +1,6 @@
 //! The same decay under every other convention: what `weight_decay.value` would have to be.
 
-use halflife_optim::{DecayScale, Optimizer, TensorRule};
+use halflife_optim::{DecayScale, Optimizer, TensorRule, WeightDecayConfig};
 
 use super::layout::{columns, wrapped};
 use super::number;
@@ -9,14 +9,14 @@ use super::number;
 const CONVENTIONS: [(DecayScale, &str, &str, &str); 5] = [
     (DecayScale::Lr, "lr", "lr wd", "PyTorch, Keras, optax, BERT"),
     (DecayScale::CorrectedLr, "corrected_lr", "lr sqrt(bc2)/bc1 wd", "MXNet 0.7"),
-    (DecayScale::Schedule, "schedule", "eta wd", "the paper, MXNet contrib; \"independent\""),
+    (DecayScale::Schedule, "schedule", "(lr / base lr) wd", "the paper, MXNet contrib"),
     (DecayScale::LrSquared, "lr_squared", "lr (lr / peak lr) wd", "AdamC"),
     (DecayScale::Nothing, "nothing", "wd", "TF contrib, a second SGD"),
 ];
 
-/// The table for one group. `own` is the job's convention; `gain` is what is hidden in the group's
+/// The table for one group. `own` is the job's decay; `gain` is what is hidden in the group's
 /// multiplier when `optimizer` is a stand-in for the job's, and belongs to the value.
-pub(super) fn lines(optimizer: &Optimizer, rule: &TensorRule, own: Option<DecayScale>, gain: f64) -> Vec<String> {
+pub(super) fn lines(optimizer: &Optimizer, rule: &TensorRule, own: &WeightDecayConfig, gain: f64) -> Vec<String> {
     let mut rows =
         vec![["scaled_by", "d at each step", "value", "who"].into_iter().map(str::to_owned).collect::<Vec<_>>()];
     let mut reasons = Vec::new();
@@ -29,7 +29,9 @@ pub(super) fn lines(optimizer: &Optimizer, rule: &TensorRule, own: Option<DecayS
                 "none".to_owned()
             }
         };
-        let mark = if own == Some(scale) { " <- this job" } else { "" };
+        let own_eta = scale == DecayScale::Schedule && own.schedule.is_some();
+        let formula = if own_eta { "eta wd" } else { formula };
+        let mark = if own.scaled_by == Some(scale) { " <- this job" } else { "" };
         rows.push(vec![name.to_owned(), formula.to_owned(), value, format!("{who}{mark}")]);
     }
     let mut lines = columns("      ", &rows);

@@ -67,7 +67,7 @@ fn no_factor(config: &OptimizerConfig, mode: DecayMode) -> Option<String> {
         Algorithm::Sgd => return clipped_after_l2(config),
         Algorithm::Lion => "takes the sign of it",
         Algorithm::Lamb | Algorithm::AdafactorTorch => {
-            "divides it by the gradient's size and rescales the whole update"
+            "divides it by the size of that gradient and rescales the whole update"
         }
         _ => "divides it by sqrt(v), the size of that gradient",
     };

@@ -92,7 +92,7 @@ fn one_group(run: &Run, optimizer: &Optimizer, rule: &TensorRule, gain: f64) -> 
         return lines;
     }
     lines.push("    The same decay over this run, as a constant value under each convention:".to_owned());
-    lines.extend(conventions::lines(optimizer, rule, run.decay().scaled_by, gain));
+    lines.extend(conventions::lines(optimizer, rule, run.decay(), gain));
     if run.config().bias_correction != Some(true) {
         lines.push("      (This rule corrects no bias: its corrected_lr is its lr.)".to_owned());
     }
