@@ -234,7 +234,7 @@ fn explained(arguments: &[&str]) -> String {
 fn explain_tells_a_job_and_a_preset() {
     let digits = example("digits.toml");
     let job = explained(&["--config", &digits, "--set", "optimizer.weight_decay.value=0.2", "--at", "7", "900"]);
-    for part in ["value = 0.2", "d = lr 0.2", "step epoch lr d 7 0.53 0.0024 0.00048 900 80.07", "6. Warnings"] {
+    for part in ["value = 0.2", "d = lr 0.2", "step epoch lr d 7 0.53 0.0024 0.00048 900 80.08", "6. Warnings"] {
         assert!(job.contains(part), "expected {part:?} in: {job}");
     }
     let preset = explained(&["--preset", "pytorch-adamw", "--steps", "200000", "--steps-per-epoch", "1000"]);

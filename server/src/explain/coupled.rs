@@ -63,18 +63,19 @@ fn no_factor(config: &OptimizerConfig, mode: DecayMode) -> Option<String> {
                 .to_owned(),
         );
     }
-    let swallowed = match config.algorithm.unwrap_or_default() {
+    let by_lr = "it shrinks by about lr a step, whatever wd and the weight are";
+    let (swallowed, alone) = match config.algorithm.unwrap_or_default() {
         Algorithm::Sgd => return clipped_after_l2(config),
-        Algorithm::Lion => "takes the sign of it",
-        Algorithm::Lamb | Algorithm::AdafactorTorch => {
-            "divides it by the size of that gradient and rescales the whole update"
-        }
-        _ => "divides it by sqrt(v), the size of that gradient",
+        Algorithm::Lion => ("takes the sign of it", by_lr),
+        Algorithm::Lamb | Algorithm::AdafactorTorch => (
+            "divides it by the size of that gradient and rescales the whole update",
+            "a tensor shrinks by about the part lr of itself a step, whatever wd is",
+        ),
+        _ => ("divides it by sqrt(v), the size of that gradient", by_lr),
     };
     Some(format!(
         "L2 decay is part of the gradient, and the rule {swallowed}. How fast a weight shrinks then depends on its \
-         gradients, not on wd alone: where they are large it hardly decays; without any, it shrinks by about lr a step, \
-         whatever wd and the weight are. So it has no half-life and no timescale, and no number under another \
+         gradients, not on wd alone: where they are large it hardly decays; without any, {alone}. So it has no half-life and no timescale, and no number under another \
          convention does the same. For decay that means what it says: weight_decay.mode = \"decoupled\"."
     ))
 }

@@ -14,6 +14,9 @@ use super::workload::samples_per_step;
 pub(super) fn lines(run: &Run) -> Vec<String> {
     match run.decay_mode() {
         DecayMode::None => vec!["  No weight decay is configured: nothing to account for.".to_owned()],
+        _ if !group::in_play(run).iter().any(|group| group.rule.decays()) => {
+            groups(run, &run.optimizer, &run.optimizer.group_rules(), 1.0)
+        }
         DecayMode::Decoupled => decoupled(run),
         DecayMode::L2 | DecayMode::L1 => match coupled::on_the_weight(run) {
             Coupled::Decays { optimizer, rules, gain, note } => {
