@@ -18,7 +18,8 @@ pub(crate) struct DecayInput<'a> {
     pub(crate) lr_peak: f64,
     pub(crate) lr_mult: f64,
     pub(crate) decay_mult: f64,
-    /// sqrt(1 - beta2^t) / (1 - beta1^t), or 1 for rules without bias correction.
+    /// sqrt(1 - beta2^t) / (1 - beta1^t), or 1 for rules without bias correction; read by
+    /// `corrected_lr` only.
     pub(crate) correction: f64,
 }
 
@@ -69,6 +70,11 @@ impl Decay {
     /// Whether the scale needs the largest lr of the run.
     pub(crate) fn needs_peak(&self) -> bool {
         self.mode == DecayMode::Decoupled && self.scale == DecayScale::LrSquared
+    }
+
+    /// Whether the scale needs the bias correction of the step.
+    pub(crate) fn needs_correction(&self) -> bool {
+        self.mode == DecayMode::Decoupled && self.scale == DecayScale::CorrectedLr
     }
 
     /// The coefficient of decay inside LAMB's trust ratio; 0 when decay is elsewhere.

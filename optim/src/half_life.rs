@@ -33,8 +33,9 @@ pub(crate) fn solve(coefficient: impl Fn(u64) -> f64, steps: u64, per_step: f64)
     let wanted = per_step * steps as f64;
     let (mut total, mut largest) = (0.0_f64, 0.0_f64);
     for step in 0..steps {
-        total += coefficient(step);
-        largest = largest.max(coefficient(step));
+        let coefficient = coefficient(step);
+        total += coefficient;
+        largest = largest.max(coefficient);
     }
     // -ln(1 - x) >= x puts the first guess right of the root, unless a factor would reach 1.
     let mut value = (wanted / total).min((1.0 - 1e-9) / largest);

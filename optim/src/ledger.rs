@@ -24,8 +24,12 @@ pub struct DecayLedger {
 impl DecayLedger {
     /// Adds a step. Coupled decay leaves no certain trace on the weight and adds zero.
     pub fn record(&mut self, factors: &StepFactors) {
+        self.add(factors.log_remaining());
+    }
+
+    fn add(&mut self, log_remaining: f64) {
         self.steps += 1;
-        self.log_remaining += factors.log_remaining();
+        self.log_remaining += log_remaining;
     }
 
     /// The part of a weight without updates that is left.
@@ -61,8 +65,12 @@ impl StepFactors {
     /// leaves no certain trace on the weight.
     #[must_use]
     pub fn log_remaining(&self) -> f64 {
-        if self.decoupled { libm::log1p(-self.decay.min(1.0)) } else { 0.0 }
+        if self.decoupled { log_remaining(self.decay) } else { 0.0 }
     }
+}
+
+fn log_remaining(decay: f64) -> f64 {
+    libm::log1p(-decay.min(1.0))
 }
 
 impl Optimizer {
@@ -70,8 +78,10 @@ impl Optimizer {
     #[must_use]
     pub fn ledger(&self, rule: &TensorRule, steps: u64) -> DecayLedger {
         let mut ledger = DecayLedger::default();
+        let decoupled = self.decay.mode == DecayMode::Decoupled;
         for step in 1..=steps {
-            ledger.record(&self.factors(rule, step, step));
+            // As `record` of the step's factors, without what only updates need.
+            ledger.add(if decoupled { log_remaining(self.decay_factor(rule, step, step)) } else { 0.0 });
         }
         ledger
     }

@@ -150,6 +150,14 @@ impl Optimizer {
         }
     }
 
+    /// What holds for tensors of no group, then for those of each group in the order written:
+    /// for reports about a run whose tensors are not known.
+    #[must_use]
+    pub fn group_rules(&self) -> Vec<TensorRule> {
+        let ungrouped = TensorRule { decays: self.decay.acts_on(1.0), ..TensorRule::ungrouped() };
+        std::iter::once(ungrouped).chain((0..self.groups.len()).map(|index| self.rule_of_group(index))).collect()
+    }
+
     pub(crate) fn rule_of_group(&self, index: usize) -> TensorRule {
         let group = &self.groups[index];
         TensorRule {
@@ -198,7 +206,8 @@ impl Optimizer {
     pub(crate) fn decay_factor(&self, rule: &TensorRule, step: u64, updates: u64) -> f64 {
         let (lr, lr_schedule) = self.lr_of(rule, step);
         let own_peak = rule.group.and_then(|index| self.groups[index].lr_peak);
-        let (_, correction) = self.rule_step(rule, lr, step, updates);
+        let corrected = self.decay.needs_correction();
+        let correction = if corrected { self.rule_step(rule, lr, step, updates).1 } else { 1.0 };
         self.decay.factor(&DecayInput {
             step: step - 1,
             lr_schedule,

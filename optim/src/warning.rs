@@ -22,6 +22,13 @@ pub enum DecayWarning {
         /// Steps until the lr is at its peak.
         warmup_steps: u64,
     },
+    /// The lr is still rising when the run ends: it never reaches its peak.
+    WarmupLongerThanRun {
+        /// Steps until the lr would be at its peak.
+        warmup_steps: u64,
+        /// Length of the run.
+        run_steps: u64,
+    },
     /// A decay that the lr does not scale is as large as one that it does would be.
     LargeRawDecay {
         /// Largest factor of a step.
@@ -44,6 +51,12 @@ pub enum DecayWarning {
         /// Their names: rank 0 or 1, such as biases and norm scales.
         tensors: Vec<String>,
     },
+    /// A decay is set, but the groups spare every tensor: as when a system's patterns meet names
+    /// of another system.
+    DecaysNothing {
+        /// Names of the tensors.
+        tensors: Vec<String>,
+    },
 }
 
 impl fmt::Display for DecayWarning {
@@ -59,9 +72,14 @@ impl fmt::Display for DecayWarning {
                 "decay has a timescale of {timescale_steps:.1} steps, shorter than the warmup of {warmup_steps}: \
                  weights forget their start before they learn"
             ),
+            Self::WarmupLongerThanRun { warmup_steps, run_steps } => write!(
+                f,
+                "the warmup of {warmup_steps} steps is longer than the run of {run_steps}: the lr never reaches its \
+                 peak, nor the decay that it scales"
+            ),
             Self::LargeRawDecay { factor } => write!(
                 f,
-                "decay takes {factor} of a weight every step, because the lr does not scale it: such a number is \
+                "decay takes {factor} of a weight every step, because the lr itself does not scale it: such a number is \
                  usually meant to be multiplied by the lr"
             ),
             Self::TakesEverything { step, factor } => {
@@ -75,6 +93,12 @@ impl fmt::Display for DecayWarning {
             Self::DecaysVectors { tensors } => {
                 write!(f, "biases and norm scales decay; usually they are spared: {}", tensors.join(", "))
             }
+            Self::DecaysNothing { tensors } => write!(
+                f,
+                "weight decay is set, but the groups spare every tensor: no pattern of a group that decays is found in \
+                 {}",
+                tensors.join(", ")
+            ),
         }
     }
 }
@@ -86,20 +110,35 @@ const F32_HALF_ULP: f64 = 1.0 / (1 << 25) as f64;
 
 impl Optimizer {
     /// What looks wrong about the decay of a run over `tensors` (name, shape). Judges a tensor of
-    /// no group, and names those of rank 0 and 1 that decay. Costs a pass over the schedule.
+    /// no group, names those of rank 0 and 1 that decay, and says when none does. Costs a pass
+    /// over the schedule.
     #[must_use]
     pub fn warnings<'a>(&self, tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Vec<DecayWarning> {
-        if self.decay.mode == DecayMode::None {
-            return Vec::new();
+        let (run_steps, warmup_steps) = (self.run_steps, self.lr_schedule().warmup_steps());
+        let mut warnings = Vec::new();
+        if warmup_steps > run_steps {
+            warnings.push(DecayWarning::WarmupLongerThanRun { warmup_steps, run_steps });
         }
-        let mut warnings = self.decoupled_warnings();
-        let decaying =
-            tensors.into_iter().filter(|(name, shape)| shape.len() <= 1 && self.tensor(name, shape).decays());
-        let vectors: Vec<String> = decaying.map(|(name, _)| name.to_owned()).collect();
-        if !vectors.is_empty() {
-            warnings.push(DecayWarning::DecaysVectors { tensors: vectors });
+        if self.decay.mode != DecayMode::None {
+            warnings.extend(self.decoupled_warnings());
+            warnings.extend(self.tensor_warning(tensors));
         }
         warnings
+    }
+
+    fn tensor_warning<'a>(&self, tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Option<DecayWarning> {
+        let (mut names, mut vectors, mut decays) = (Vec::new(), Vec::new(), false);
+        for (name, shape) in tensors {
+            names.push(name.to_owned());
+            if self.tensor(name, shape).decays() {
+                decays = true;
+                vectors.extend((shape.len() <= 1).then(|| name.to_owned()));
+            }
+        }
+        if !decays && !names.is_empty() && self.decay.acts_on(1.0) {
+            return Some(DecayWarning::DecaysNothing { tensors: names });
+        }
+        (!vectors.is_empty()).then_some(DecayWarning::DecaysVectors { tensors: vectors })
     }
 
     #[allow(clippy::cast_precision_loss)] // exact below 2^53 steps
@@ -114,7 +153,9 @@ impl Optimizer {
             return vec![DecayWarning::TakesEverything { step, factor }];
         }
         let mut warnings = Vec::new();
-        if self.decay.scale == DecayScale::Nothing && factor >= RAW_DECAY_SUSPECT {
+        // The paper's decay follows the shape of the schedule, not the size of the lr.
+        let without_lr = matches!(self.decay.scale, DecayScale::Nothing | DecayScale::Schedule);
+        if without_lr && factor >= RAW_DECAY_SUSPECT {
             warnings.push(DecayWarning::LargeRawDecay { factor });
         }
         if factor > 0.0 && factor < F32_HALF_ULP {

@@ -113,6 +113,50 @@ fn suspicious_decays_are_named() {
 }
 
 #[test]
+fn a_warmup_that_outlasts_the_run_is_named_with_or_without_decay() {
+    for decay in ["", "weight_decay = { mode = \"decoupled\", value = 0.1 }"] {
+        let text = format!("lr = {{ kind = \"warmup\", steps = 50, then = 0.01 }}\n{decay}");
+        let named = DecayWarning::WarmupLongerThanRun { warmup_steps: 50, run_steps: 49 };
+        assert!(build(&text, 49).warnings([]).contains(&named), "{text}");
+        assert!(!build(&text, 50).warnings([]).iter().any(|w| matches!(w, DecayWarning::WarmupLongerThanRun { .. })));
+    }
+}
+
+#[test]
+fn a_large_decay_by_the_schedule_alone_is_as_suspect_as_a_raw_one() {
+    for (scale, suspect) in [("schedule", true), ("nothing", true), ("lr", false), ("lr_squared", false)] {
+        let text =
+            format!("lr = 0.001\nweight_decay = {{ mode = \"decoupled\", value = 0.01, scaled_by = \"{scale}\" }}");
+        let found = build(&text, 1000).warnings([]);
+        assert_eq!(found.contains(&DecayWarning::LargeRawDecay { factor: 0.01 }), suspect, "{scale}: {found:?}");
+    }
+}
+
+#[test]
+fn groups_that_spare_every_tensor_are_named() {
+    let optimizer = build("preset = \"mxnet-0.7\"\nlr = 0.1", 10);
+    let nothing = |tensors: &[(&str, &[usize])]| {
+        let found = optimizer.warnings(tensors.iter().copied());
+        found.iter().any(|w| matches!(w, DecayWarning::DecaysNothing { .. }))
+    };
+    assert!(nothing(&[("layers.0.weight", &[2, 2]), ("layers.0.bias", &[2])]), "MXNet's pattern is _weight$");
+    assert!(!nothing(&[("fc1_weight", &[2, 2]), ("fc1_bias", &[2])]));
+    assert!(!nothing(&[]), "of no tensors nothing can be said");
+    let zero = build("lr = 0.1\nweight_decay = { mode = \"decoupled\", value = 0.0 }", 10);
+    assert_eq!(zero.warnings([("w", &[2, 2][..])]), vec![], "a decay of 0 spares on purpose");
+}
+
+#[test]
+fn group_rules_are_those_their_tensors_get() {
+    let text = "lr = 0.1\nweight_decay = { mode = \"decoupled\", value = 0.1 }\n\
+        [[groups]]\nname = \"spared\"\npatterns = [\"bias$\"]\ndecay_mult = 0.0\n\
+        [[groups]]\nname = \"fast\"\npatterns = [\"head\"]\nlr_mult = 2.0";
+    let optimizer = build(text, 10);
+    let of_tensors: Vec<_> = ["w", "bias", "head"].into_iter().map(|name| optimizer.tensor(name, &[2, 2])).collect();
+    assert_eq!(optimizer.group_rules(), of_tensors);
+}
+
+#[test]
 fn decay_scaled_by_lr_carries_the_lr_multiplier_of_its_group() {
     for (scale, with_lr) in [("lr", true), ("corrected_lr", true), ("lr_squared", true), ("schedule", false)] {
         let text = format!(

@@ -9,12 +9,13 @@
 //! - [`block`] is one block: what it has gathered, the canonical sum, the update, its versions.
 //! - `reduction` is the way of rules that need norms over more than a block.
 //! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
-//! - [`config`] reads the job file. `registry` is the one file that touches dashmap.
+//! - [`config`] reads the job file; [`explain`] says what it means. `registry` is the one file that touches dashmap.
 
 pub mod block;
 pub mod compute;
 pub mod config;
 pub mod data_service;
+pub mod explain;
 pub mod follower;
 pub mod lead;
 pub mod node;

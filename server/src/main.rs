@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use halflife_server::explain::{self, ExplainArguments};
 use halflife_server::{JobSpec, Part, ServerOptions, start};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -17,7 +18,21 @@ use tracing_subscriber::EnvFilter;
 /// other servers (job.servers of them in all) and for workers. The others follow it with --lead.
 /// Ctrl-C or SIGTERM ends it within 2 seconds. Logs go to standard error; RUST_LOG chooses what.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Arguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Explain(ExplainArguments),
+}
+
+/// What a server is started with.
+#[derive(Debug, clap::Args)]
 struct Arguments {
     /// The job file. Needed to lead; with --lead it is checked against the lead's job.
     #[arg(long, value_name = "FILE", required_unless_present = "lead")]
@@ -43,7 +58,24 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let line = CommandLine::parse();
+    match line.command {
+        Some(Command::Explain(arguments)) => explain(&arguments),
+        None => serve(line.serve),
+    }
+}
+
+fn explain(arguments: &ExplainArguments) -> ExitCode {
+    let run = match arguments.run() {
+        Ok(run) => run,
+        Err(error) => return fail(&error.to_string()),
+    };
+    // Standard output may be closed, as by `| head`; there is nobody left to tell.
+    let _ = std::io::stdout().write_all(explain::explain(&run).as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn serve(arguments: Arguments) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
         .with_writer(std::io::stderr)

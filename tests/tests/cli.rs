@@ -253,3 +253,66 @@ fn help_names_every_argument() {
         assert!(finished.stdout.contains(argument), "{argument}");
     }
 }
+
+/// What `explain` prints, with runs of blanks as one.
+fn explained(arguments: &[&str]) -> String {
+    let finished = server(&[&["explain"], arguments].concat());
+    assert!(finished.status.success(), "{}{}", finished.stdout, finished.stderr);
+    assert_eq!(finished.stderr, "");
+    finished.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn explain_tells_a_job_and_a_preset() {
+    let digits = example("digits.toml");
+    let job = explained(&["--config", &digits, "--set", "optimizer.weight_decay.value=0.2", "--at", "7", "900"]);
+    for part in ["value = 0.2", "d = lr 0.2", "step epoch lr d 7 0.53 0.0024 0.00048 900 80.08", "6. Warnings"] {
+        assert!(job.contains(part), "expected {part:?} in: {job}");
+    }
+    let preset = explained(&["--preset", "pytorch-adamw", "--steps", "200000", "--steps-per-epoch", "1000"]);
+    for part in ["steps = 200000", "half-life 69,314 steps 69.31 epochs", "1e-5 TF contrib"] {
+        assert!(preset.contains(part), "expected {part:?} in: {preset}");
+    }
+    // With a job file, a preset fills in what the job leaves open.
+    let both = explained(&["--config", &digits, "--preset", "loshchilov-hutter"]);
+    assert!(both.contains("scaled_by = \"schedule\"") && both.contains("value = 0.1"), "{both}");
+}
+
+#[test]
+fn what_explain_prints_is_a_job() {
+    let finished = server(&["explain", "--preset", "bert"]);
+    let (_, text) = finished.stdout.split_once("# A job file").expect("the configuration");
+    let (text, _) = text.split_once("\n2. Update rule").expect("the next section");
+    let job = JobSpec::parse("printed", &format!("#{text}"), &[]).expect("a valid job");
+    assert_eq!((job.job.name.as_str(), job.job.steps), ("bert", 1000));
+}
+
+#[test]
+fn explain_refuses_what_it_cannot_explain() {
+    let digits = example("digits.toml");
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&["--preset", "pytorch-adamv"], &["unknown preset `pytorch-adamv`", "did you mean", "loshchilov-hutter-code"]),
+        (&["--preset", "pytorch-adamw", "--set", "optimizer.lr=-1"], &["--preset pytorch-adamw", "lr"]),
+        (&["--config", "/no/such/job.toml"], &["cannot read job file /no/such/job.toml", "No such file"]),
+        (&["--config", &digits, "--set", "job.stepz=5"], &["unknown field `stepz`", "did you mean `steps`?"]),
+        (&["--config", &digits, "--at", "0"], &["--at 0", "from 1 to 1000"]),
+        (&[], &["expected --config FILE, --preset NAME or both"]),
+    ];
+    for (arguments, parts) in cases {
+        let finished = server(&[&["explain"], arguments].concat());
+        fails(&finished, parts);
+        assert_eq!(finished.stdout, "");
+    }
+}
+
+#[test]
+fn help_shows_serving_and_explaining() {
+    let serving = server(&["--help"]).stdout;
+    assert!(serving.contains("explain") && serving.contains("A server of a halflife job"), "{serving}");
+    let explaining = server(&["explain", "--help"]).stdout;
+    for argument in ["--config", "--set", "--preset", "--steps", "--steps-per-epoch", "--at"] {
+        assert!(explaining.contains(argument), "{argument}");
+    }
+    let neither = server(&[]);
+    assert!(!neither.status.success() && neither.stderr.contains("--config"), "{}", neither.stderr);
+}

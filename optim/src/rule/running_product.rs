@@ -2,7 +2,7 @@
 //! steps, without keeping state: checkpoints of the product, taken until it stops changing.
 
 /// Steps between two checkpoints: what one look-up multiplies at most.
-const STRIDE: u64 = 1024;
+const STRIDE: u64 = 128;
 
 /// Products of one f32 factor, rounded to f32 after each multiplication.
 #[derive(Debug, Clone)]
