@@ -316,3 +316,12 @@ fn help_shows_serving_and_explaining() {
     let neither = server(&[]);
     assert!(!neither.status.success() && neither.stderr.contains("--config"), "{}", neither.stderr);
 }
+
+#[test]
+fn explain_counts_the_built_in_data_as_the_worker_does() {
+    let explained = server(&["explain", "--config", &example("digits.toml")]).stdout;
+    let trained = report(&["--steps", "1"]);
+    let samples_per_step = trained["slots"].as_f64().unwrap() * trained["samples_per_slot"].as_f64().unwrap();
+    let epoch = trained["train_samples"].as_f64().unwrap() / samples_per_step;
+    assert!(explained.contains(&format!("An epoch is {epoch:.2} steps")), "{explained}");
+}
