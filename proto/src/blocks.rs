@@ -11,6 +11,10 @@ pub const BLOCK_ELEMENTS_DEFAULT: u64 = 1 << 18;
 /// Largest block: 4 MiB of f32. What arrives is checked on the runtime's threads; larger blocks would hold them too long.
 pub const BLOCK_ELEMENTS_MAX: u64 = 1 << 20;
 
+/// Most blocks a model may be cut into: what is said of every block (placement, parts of a norm)
+/// must fit one message. At the default block size that is 34 thousand million parameters.
+pub const BLOCKS_MAX: u64 = 1 << 17;
+
 /// Names a block: run `index` of the flattened tensor `tensor`.
 ///
 /// The wire also reserves blocks of sparse tables; they will join as another kind.

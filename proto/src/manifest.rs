@@ -14,6 +14,9 @@ pub const TENSOR_ELEMENTS_MAX: u64 = 1 << 40;
 /// Longest name of a tensor, in bytes.
 pub const NAME_BYTES_MAX: usize = 1024;
 
+/// Differences between two manifests that are spelled out.
+pub const DIFFERENCES_MAX: usize = 10;
+
 /// How elements are encoded on the wire and in a plane. Always little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
@@ -191,8 +194,8 @@ impl Manifest {
         self.tensors.iter().filter(|tensor| !matches!(tensor.role, Role::Tied(_))).map(Tensor::elements).sum()
     }
 
-    /// What differs between this manifest (expected) and another (found), a line each; empty when
-    /// they are equal.
+    /// What differs between this manifest (expected) and another (found), a line each, the first
+    /// [`DIFFERENCES_MAX`] of them; empty when they are equal.
     #[must_use]
     pub fn differences(&self, found: &Manifest) -> Vec<String> {
         let mut lines = Vec::new();
@@ -210,6 +213,11 @@ impl Manifest {
         }
         if lines.is_empty() && self != found {
             lines.push("expected the same tensors in another order".to_owned());
+        }
+        if lines.len() > DIFFERENCES_MAX {
+            let more = lines.len() - DIFFERENCES_MAX;
+            lines.truncate(DIFFERENCES_MAX);
+            lines.push(format!("and {more} more differences"));
         }
         lines
     }

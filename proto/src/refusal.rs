@@ -185,8 +185,23 @@ impl From<v1::Refusal> for Refusal {
     }
 }
 
+/// Longest text of a refusal that goes into the headers of a failed call, in bytes: clients bound
+/// headers at 16 KiB, and the text stands there twice.
+const HEADER_TEXT_BYTES_MAX: usize = 1500;
+
+/// Cuts a text at a character's boundary and says so.
+fn bounded(text: String) -> String {
+    if text.len() <= HEADER_TEXT_BYTES_MAX {
+        return text;
+    }
+    let end = text.floor_char_boundary(HEADER_TEXT_BYTES_MAX);
+    format!("{}... ({} bytes more)", &text[..end], text.len() - end)
+}
+
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Status {
+        let Refusal { cause, message, expected, found } = refusal;
+        let refusal = Refusal { cause, message: bounded(message), expected: bounded(expected), found: bounded(found) };
         let mut status = Status::new(refusal.cause.code(), refusal.to_string());
         let encoded = v1::Refusal::from(refusal).encode_to_vec();
         status.metadata_mut().insert_bin(REFUSAL_METADATA, MetadataValue::from_bytes(&encoded));
@@ -197,6 +212,16 @@ impl From<Refusal> for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_refusal_is_cut_to_what_headers_hold() {
+        let long = "\u{e9}".repeat(40_000);
+        let status = Status::from(Refusal::mismatch(RefusalCause::WrongSize, &long, &long, &long));
+        let refusal = Refusal::from_status(&status).unwrap();
+        assert_eq!(refusal.cause, RefusalCause::WrongSize);
+        assert!(refusal.expected.ends_with("(78500 bytes more)"), "{}", &refusal.expected[1400..]);
+        assert!(status.message().len() < 6000);
+    }
 
     #[test]
     fn every_cause_survives_the_wire_and_has_a_code() {

@@ -221,6 +221,14 @@ impl Block {
             Payload::Dense(data) => magnitude_max(data),
             Payload::Absent | Payload::Nonfinite => 0.0,
         };
+        if !magnitude_max.is_finite() && (contribution.slots.count() > 1 || self.rules.combine == Combine::WeightedMean)
+        {
+            // Each slot was finite, or it would have come as nonfinite: it is their sum that overflowed
+            // on its way here, which must end as it would have ended here.
+            let (step, slots) = (contribution.step, contribution.slots);
+            let message = format!("the gradient sum of {step}, {slots} overflows f32 in {}", self.id);
+            return Ok(Contributed::Halt(Refusal::new(RefusalCause::NonfiniteData, message)));
+        }
         if !magnitude_max.is_finite() {
             let what = format!("dense contribution to {}", self.id);
             let expected = "finite values (a slot with NaN or infinity is sent as nonfinite)";

@@ -241,6 +241,14 @@ impl JobSpec {
         toml::to_string(&file).expect("a job spec came from TOML and can be written as TOML")
     }
 
+    /// The job as the other servers see it: only the lead reads `init_from`, from its own disk.
+    #[must_use]
+    pub fn for_followers(&self) -> JobSpec {
+        let mut spec = self.clone();
+        spec.job.init_from = None;
+        spec
+    }
+
     /// The part of the job file that concerns the built-in worker, as TOML; empty without one.
     #[must_use]
     pub fn workload_toml(&self) -> String {

@@ -21,6 +21,8 @@ use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::SlotTree;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tracing::{error, info, warn};
 
 pub use initial_weights::{InitialWeights, InitialWeightsError};
@@ -28,10 +30,7 @@ pub use state::{LeadState, Phase, Settings};
 
 use crate::config::JobSpec;
 use crate::shard::Identity;
-use state::Effect;
-
-/// Notices that may wait for one worker.
-const NOTICES_MAX: usize = 64;
+use state::{Effect, Heard};
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(50);
@@ -53,7 +52,6 @@ pub struct Lead {
 struct Inner {
     state: LeadState,
     servers: HashMap<ServerIndex, mpsc::Sender<Order>>,
-    workers: HashMap<Incarnation, mpsc::Sender<Notice>>,
 }
 
 impl Lead {
@@ -71,7 +69,7 @@ impl Lead {
             initial_tensors: initial_weights.as_ref().map(InitialWeights::shapes),
             lease: Duration::from_millis(spec.membership.lease_ms),
         };
-        let inner = Inner { state: LeadState::new(settings), servers: HashMap::new(), workers: HashMap::new() };
+        let inner = Inner { state: LeadState::new(settings), servers: HashMap::new() };
         Arc::new(Lead {
             identity,
             optimizer,
@@ -184,21 +182,35 @@ impl Lead {
                 ((), effects)
             });
         }
-        self.decide(|state, _| ((), state.server_lost(index)));
+        // The link goes before the place is free, so that a successor's link is never the one removed.
         self.lock().servers.remove(&index);
+        self.decide(|state, _| ((), state.server_lost(index)));
     }
 
-    /// Opens the notices of a worker; an older link of the same worker ends.
-    #[must_use]
-    fn open_notices(&self, incarnation: Incarnation) -> mpsc::Receiver<Notice> {
-        let (notices, receiver) = mpsc::channel(NOTICES_MAX);
-        let mut inner = self.lock();
-        for notice in inner.state.standing_notices(incarnation) {
-            // The channel is new and holds more than the standing notices.
-            let _ = notices.try_send(notice);
-        }
-        inner.workers.insert(incarnation, notices);
-        receiver
+    /// What a worker is told, from now until it is fenced or the job stops. Read off the state whenever
+    /// that has changed, so that a slow reader finds the newest and nothing queues up.
+    fn notices(self: &Arc<Self>, incarnation: Incarnation) -> impl Stream<Item = Notice> + use<> {
+        let (notices, receiver) = mpsc::channel(1);
+        let lead = self.clone();
+        tokio::spawn(async move {
+            let mut changes = lead.changes();
+            let mut heard = Heard::default();
+            loop {
+                changes.mark_unchanged();
+                let untold = lead.read(|state| state.notices(incarnation, &mut heard));
+                for notice in untold {
+                    let last = matches!(notice, Notice::Fenced(_) | Notice::Stopped(_));
+                    if notices.send(notice).await.is_err() || last {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = notices.closed() => return,
+                }
+            }
+        });
+        ReceiverStream::new(receiver)
     }
 
     /// Lets the state decide and carries out what follows, as one.
@@ -229,12 +241,8 @@ impl Lead {
                     inner.servers.remove(&index);
                 }
             }
-            Effect::Notify(incarnation, notice) => {
-                let full = inner.workers.get(&incarnation).is_some_and(|notices| notices.try_send(notice).is_err());
-                if full {
-                    inner.workers.remove(&incarnation); // it will open its notices again, or expire
-                }
-            }
+            // Whoever follows the worker's notices finds it in the state, once `changed` has fired.
+            Effect::Notify(..) => {}
             Effect::LoadInitialWeights => {
                 let servers = inner.servers.clone();
                 let model = inner.state.model().cloned();

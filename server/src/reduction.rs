@@ -73,6 +73,11 @@ impl Collecting {
 }
 
 impl Round {
+    /// Elements to go over.
+    pub(crate) fn work(&self) -> usize {
+        self.members.iter().map(|(_, waiting, _)| waiting.work()).sum()
+    }
+
     /// Makes the norms that can be made here.
     pub(crate) fn advance(mut self, reductions: &[Reduction]) -> Next {
         while let Some(reduction) = reductions.get(self.done) {

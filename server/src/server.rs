@@ -222,7 +222,7 @@ async fn follower_part(
     let admitted = follower::follow(lead_url, hello, own_url, patience).await?;
     let spec = JobSpec::parse("the lead's job", &admitted.job_toml, &[]).map_err(ServerError::LeadsJob)?;
     if let Some(expected) = expected {
-        check_same_job(lead_url, &expected, &spec)?;
+        check_same_job(lead_url, &expected.for_followers(), &spec)?;
     }
     let malformed = || {
         let refusal = Refusal::mismatch(RefusalCause::Malformed, "admission", "a job id", "none");

@@ -263,7 +263,9 @@ impl Shard {
                 let sums = waiting.sums();
                 let round = shard.with_collecting(|collecting| collecting.add((block, waiting, sums), shard.optimized));
                 if let Some(round) = round {
-                    shard.advance(round);
+                    // The last block may be a small one; the round is not.
+                    let advancing = shard.clone();
+                    shard.compute.run(round.work(), move || advancing.advance(round));
                 }
             });
         }
@@ -274,7 +276,7 @@ impl Shard {
     pub fn supply(self: &Arc<Self>, total: Total) {
         if let Some(round) = self.with_collecting(|collecting| collecting.resume(total)) {
             let shard = self.clone();
-            self.compute.run(usize::MAX, move || shard.advance(round));
+            self.compute.run(round.work(), move || shard.advance(round));
         }
     }
 
@@ -412,7 +414,9 @@ impl Shard {
         step: Option<Step>,
     ) -> Result<(Step, Vec<BlockWeights>), Refusal> {
         let not_initialized = || Refusal::new(RefusalCause::NotInitialized, "the weights are not initialized yet");
-        let complete = self.complete().ok_or_else(not_initialized)?;
+        // A server whose blocks never change is at every step.
+        let complete =
+            self.with_progress(|progress| standing_step(progress, self.rules.steps)).ok_or_else(not_initialized)?;
         let step = step.unwrap_or(complete);
         if step > complete {
             return Err(Refusal::mismatch(RefusalCause::StepAhead, "pull", format!("at most {complete}"), step));

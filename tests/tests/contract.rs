@@ -94,7 +94,11 @@ async fn bad_contributions_are_refused_by_cause_and_change_nothing() {
         ("future step", with(&|c| c.step = 2), RefusalCause::StepAhead),
         ("far future", with(&|c| c.step = u64::MAX), RefusalCause::StepAhead),
         ("other generation", with(&|c| c.generation = 7), RefusalCause::WrongGeneration),
-        ("NaN", with(&|c| c.data = bytes(&[1.0, f32::NAN]).into()), RefusalCause::NonfiniteData),
+        (
+            "NaN",
+            with(&|c| (c.slots, c.weight, c.data) = (slots(0, 1), 1.0, bytes(&[1.0, f32::NAN]).into())),
+            RefusalCause::NonfiniteData,
+        ),
         ("wrong weight", with(&|c| c.weight = 1.0), RefusalCause::InvalidWeight),
         ("infinite weight", with(&|c| c.weight = f64::INFINITY), RefusalCause::InvalidWeight),
         ("kind rows", with(&|c| c.kind = v1::ContributionKind::Rows.into()), RefusalCause::Unimplemented),
@@ -173,6 +177,34 @@ async fn a_second_manifest_is_refused_with_the_difference_spelled_out() {
     for part in ["\"w\" f32[3] trainable, found \"w\" f32[3, 1]", "\"b\"", "found \"c\""] {
         assert!(refusal.message.contains(part), "{refusal}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_differs_in_hundreds_of_tensors_is_refused_with_the_first_of_them() {
+    let cluster = Cluster::start(spec("")).await;
+    let model = |width| (0..400).map(|i| ToolTensor::trainable(&format!("layer_{i}.weight"), &[width])).collect();
+    Tool::join(cluster.lead_url(), model(2)).await.expect("the first model");
+    let refusal = refusal(&Tool::join(cluster.lead_url(), model(3)).await.expect_err("another model"));
+    assert_eq!(refusal.cause, RefusalCause::ManifestMismatch);
+    assert!(refusal.message.contains("layer_0.weight") && refusal.message.contains("and 390 more"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_frozen_blocks_serves_them_at_every_step() {
+    let cluster = Cluster::start(spec("servers = 2")).await;
+    let frozen = ToolTensor { role: v1::TensorRole::Frozen, ..ToolTensor::trainable("frozen", &[2]) };
+    let mut tool = Tool::join(cluster.lead_url(), vec![frozen, ToolTensor::trainable("w", &[2])]).await.unwrap();
+    assert_ne!(tool.blocks(0)[0].2, tool.blocks(1)[0].2, "each on a server of its own");
+    for tensor in 0..2 {
+        tool.initialize(tensor, &[1.0, 2.0]).await.unwrap();
+    }
+    tool.wait_for(0).await;
+    for step in 1..=3 {
+        tool.push(step, (0, 4), 1, Some(&[4.0, 4.0]), 4.0).await.unwrap();
+        tool.wait_for(step).await;
+    }
+    assert_eq!(tool.pull(0, "", 3).await.unwrap(), [1.0, 2.0]);
+    assert_eq!(tool.pull(1, "", 3).await.unwrap(), [-2.0, -1.0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,8 +80,8 @@ fn bad_contributions_are_refused_by_cause_and_change_nothing() {
         (contribution(1, (0, 5), bytes(&[1.0, 2.0])), RefusalCause::MisalignedSlots),
         (contribution(2, (0, 4), bytes(&[1.0, 2.0])), RefusalCause::StepAhead),
         (contribution(u64::MAX, (0, 4), bytes(&[1.0, 2.0])), RefusalCause::StepAhead),
-        (contribution(1, (0, 4), bytes(&[1.0, f32::NAN])), RefusalCause::NonfiniteData),
-        (contribution(1, (0, 4), bytes(&[f32::NEG_INFINITY, 0.0])), RefusalCause::NonfiniteData),
+        (contribution(1, (0, 1), bytes(&[1.0, f32::NAN])), RefusalCause::NonfiniteData),
+        (contribution(1, (2, 3), bytes(&[f32::NEG_INFINITY, 0.0])), RefusalCause::NonfiniteData),
         (weight(3.0), RefusalCause::InvalidWeight),
         (contribution(0, (0, 1), bytes(&[1.0, 2.5])), RefusalCause::InitializationDiffers),
         (contribution(0, (0, 4), bytes(&[1.0, 2.0])), RefusalCause::MisalignedSlots),
@@ -205,4 +205,14 @@ fn buffers_of_old_versions_are_used_again() {
         addresses.insert(version.values().as_ptr());
     }
     assert!(addresses.len() <= 3, "{} buffers for 10 steps", addresses.len());
+}
+
+#[test]
+fn a_sum_that_overflowed_on_its_way_stops_the_job_as_one_that_overflows_here() {
+    for policy in [NonfinitePolicy::Stop, NonfinitePolicy::Skip] {
+        let block = initialized(&rules(Combine::Mean, policy));
+        let halt = block.contribute(contribution(1, (0, 2), bytes(&[f32::INFINITY, 0.0]))).unwrap();
+        assert!(matches!(halt, Contributed::Halt(refusal) if refusal.to_string().contains("overflows")));
+        assert_eq!(block.current().unwrap().step, Step(0));
+    }
 }

@@ -111,7 +111,6 @@ impl Control for ControlService {
             || Refusal::mismatch(RefusalCause::Malformed, "heartbeats", "a first one", "the end of the stream");
         let first = beats.message().await?.ok_or_else(malformed)?;
         let incarnation = take_beat(&lead, first)?;
-        let notices = lead.open_notices(incarnation);
         let reader = lead.clone();
         let (fenced, fence) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -122,8 +121,9 @@ impl Control for ControlService {
                 }
             }
         });
-        let notices = ReceiverStream::new(notices).map(|notice| Ok(notice.into()));
-        Ok(Response::new(Box::pin(notices.merge(ReceiverStream::new(fence)))))
+        Ok(Response::new(Box::pin(
+            lead.notices(incarnation).map(|notice| Ok(notice.into())).merge(ReceiverStream::new(fence)),
+        )))
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::JobStatus>, Status> {
@@ -152,7 +152,8 @@ impl Control for ControlService {
             return Err(expected("another report").into());
         };
         let (index, orders) = lead.admit_server(hello.incarnation, reachable_url(&url, from))?;
-        let admission = Order::Admit { lead: lead.identity().hello(), index, job_toml: lead.spec().to_toml() };
+        let admission =
+            Order::Admit { lead: lead.identity().hello(), index, job_toml: lead.spec().for_followers().to_toml() };
         let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         tokio::spawn(lead.clone().follow_server(index, receiver));
         tokio::spawn(async move {
@@ -231,7 +232,7 @@ fn worker_statuses(lead: &Lead, state: &LeadState) -> Vec<v1::WorkerStatus> {
             number: worker.number,
             incarnation: incarnation.0,
             step: worker.step.0,
-            nodes: worker.assignment.nodes.iter().map(|node| (*node).into()).collect(),
+            nodes: worker.assignment().nodes.iter().map(|node| (*node).into()).collect(),
             heartbeat_age_ms: now.saturating_sub(worker.heard_at).as_millis() as u64,
             fingerprint: Some((&worker.fingerprint).into()),
         })

@@ -19,6 +19,8 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
+use crate::block::magnitude_max;
+
 /// Why a file cannot give the initial weights.
 #[derive(Debug, Error)]
 pub enum InitialWeightsError {
@@ -37,6 +39,14 @@ pub enum InitialWeightsError {
         path: String,
         /// The parser's reason.
         reason: String,
+    },
+    /// It holds NaN or infinity.
+    #[error("initial weights {path}, tensor {name:?}: expected finite values, found NaN or infinity")]
+    Nonfinite {
+        /// The file.
+        path: String,
+        /// The tensor.
+        name: String,
     },
     /// It holds a tensor of another dtype.
     #[error("initial weights {path}, tensor {name:?}: expected dtype F32, found {found}")]
@@ -74,6 +84,9 @@ impl InitialWeights {
             if view.dtype() != Dtype::F32 {
                 let found = format!("{:?}", view.dtype());
                 return Err(InitialWeightsError::WrongDtype { path: shown, name, found });
+            }
+            if !magnitude_max(view.data()).is_finite() {
+                return Err(InitialWeightsError::Nonfinite { path: shown, name });
             }
             let shape = view.shape().iter().map(|dim| *dim as u64).collect();
             tensors.insert(name, (shape, bytes.slice_ref(view.data())));

@@ -2,7 +2,7 @@
 //!
 //! A plain state machine: every method takes the time it happens at (since the lead's start) and
 //! returns what to do about it as [`Effect`]s. No I/O, no clock, no randomness; the edges
-//! (`lead.rs`, `lead/service.rs`) carry the effects out in order.
+//! (`lead.rs`, `lead/control_service.rs`) carry the effects out in order.
 //!
 //! An assignment is advice, never a permission: a slot computed twice counts once (rule 1), so the
 //! machine only has to make sure that every slot is assigned to somebody living.
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use halflife_optim::Sums;
-use halflife_proto::blocks::{BlockId, block_count};
+use halflife_proto::blocks::{BLOCKS_MAX, BlockId, block_count};
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::manifest::{Manifest, Role};
@@ -96,10 +96,35 @@ pub struct Worker {
     pub step: Step,
     /// When it was last heard of.
     pub heard_at: Duration,
-    /// Its newest assignment.
-    pub assignment: Assignment,
+    /// Its assignments, by rising epoch and rising first step: the one in effect at a step is the last
+    /// whose first step is not beyond it. Never empty once the worker has joined.
+    assignments: Vec<Assignment>,
     /// Servers it says it cannot reach.
     pub unreachable: Vec<ServerIndex>,
+}
+
+impl Worker {
+    /// Its newest assignment.
+    #[must_use]
+    pub fn assignment(&self) -> &Assignment {
+        self.assignments.last().expect("a worker has an assignment from the moment it joins")
+    }
+
+    /// Takes a new one; forgets those it ends, and those that ended before the step after `complete`.
+    fn assign(&mut self, assignment: Assignment, complete: Option<Step>) {
+        self.assignments.retain(|older| older.from_step < assignment.from_step);
+        self.assignments.push(assignment);
+        let under_way = complete.map_or(Step::ZERO, Step::next);
+        let in_effect = self.assignments.iter().rposition(|assignment| assignment.from_step <= under_way);
+        self.assignments.drain(..in_effect.unwrap_or(0));
+    }
+}
+
+/// What a worker has been told already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard {
+    epoch: u64,
+    finished: bool,
 }
 
 /// What a worker learns when it joins.
@@ -276,17 +301,25 @@ impl LeadState {
         fingerprint: Fingerprint,
         manifest: Manifest,
     ) -> (Result<Joined, Refusal>, Vec<Effect>) {
+        if let Err(refusal) = self.check_not_stopped() {
+            return (Err(refusal), Vec::new());
+        }
         let (placement, mut effects) = match self.admit_model(manifest) {
             (Ok(placement), effects) => (placement, effects),
             (Err(refusal), effects) => return (Err(refusal), effects),
         };
         if !self.workers.contains_key(&incarnation) {
             effects.extend(self.warn_of_mixed_fingerprints(&fingerprint));
-            let assignment = Assignment { epoch: 0, from_step: Step::ZERO, nodes: Vec::new(), initialize: false };
             let number = self.workers_joined;
             self.workers_joined += 1;
-            let worker =
-                Worker { number, fingerprint, step: Step::ZERO, heard_at: now, assignment, unreachable: Vec::new() };
+            let worker = Worker {
+                number,
+                fingerprint,
+                step: Step::ZERO,
+                heard_at: now,
+                assignments: Vec::new(),
+                unreachable: Vec::new(),
+            };
             self.workers.insert(incarnation, worker);
             // The others hold the slots of the step under way; the joiner starts with a later one. A
             // worker that is alone holds them all, at once.
@@ -300,7 +333,8 @@ impl LeadState {
         let joined = Joined {
             number: worker.number,
             placement,
-            assignment: worker.assignment.clone(),
+            // The oldest that still matters; the newer ones follow as notices.
+            assignment: worker.assignments[0].clone(),
             step: self.complete_step(),
         };
         (Ok(joined), effects)
@@ -311,7 +345,8 @@ impl LeadState {
     /// # Errors
     /// As [`LeadState::join`].
     pub fn admit_model(&mut self, manifest: Manifest) -> (Result<Placement, Refusal>, Vec<Effect>) {
-        if let Err(refusal) = self.check_not_stopped() {
+        // A stopped job's weights can still be read, if it ever had a model.
+        if let (Err(refusal), None) = (self.check_not_stopped(), &self.model) {
             return (Err(refusal), Vec::new());
         }
         let present = self.present().count();
@@ -344,6 +379,14 @@ impl LeadState {
                 "at least one trainable tensor",
                 "none",
             ));
+        }
+        let blocks: u64 =
+            manifest.tensors().iter().map(|tensor| block_count(tensor, self.settings.block_elements)).sum();
+        if blocks > BLOCKS_MAX {
+            let what =
+                format!("model of {} elements in blocks of {}", manifest.elements(), self.settings.block_elements);
+            let expected = format!("at most {BLOCKS_MAX} blocks");
+            return Err(Refusal::mismatch(RefusalCause::TooLarge, what, expected, format!("{blocks}")));
         }
         if let Some(initial) = &self.settings.initial_tensors {
             check_initial_tensors(initial, &manifest)?;
@@ -378,14 +421,19 @@ impl LeadState {
         Ok(())
     }
 
-    /// What a worker that has just opened its notices must know.
+    /// What a worker must still be told, in order. Whoever asks again with the same `heard` gets it
+    /// again: nothing is lost with a connection, and nothing piles up for one that does not read.
     #[must_use]
-    pub fn standing_notices(&self, incarnation: Incarnation) -> Vec<Notice> {
-        let mut notices = Vec::new();
-        if let Some(worker) = self.workers.get(&incarnation) {
-            notices.push(Notice::Assignment(worker.assignment.clone()));
-        }
-        if self.finished {
+    pub fn notices(&self, incarnation: Incarnation, heard: &mut Heard) -> Vec<Notice> {
+        let Some(worker) = self.workers.get(&incarnation) else {
+            let lease_ms = self.settings.lease.as_millis();
+            let message = format!("{incarnation} is no member any more: it left, or was silent for over {lease_ms} ms");
+            return vec![Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))];
+        };
+        let untold = worker.assignments.iter().filter(|assignment| assignment.epoch > heard.epoch);
+        let mut notices: Vec<Notice> = untold.cloned().map(Notice::Assignment).collect();
+        heard.epoch = worker.assignment().epoch;
+        if self.finished && !std::mem::replace(&mut heard.finished, true) {
             notices.push(Notice::Finished(self.settings.steps));
         }
         notices.extend(self.stopped.clone().map(Notice::Stopped));
@@ -412,12 +460,16 @@ impl LeadState {
             .map(|(incarnation, worker)| (*incarnation, worker.number))
             .collect();
         let mut effects = Vec::new();
-        for (incarnation, number) in dead {
+        for (incarnation, number) in &dead {
             let message =
                 format!("worker {number} was silent for over {} ms; its slots move to the others", lease.as_millis());
             effects.push(Effect::Warn(message.clone()));
-            effects.push(Effect::Notify(incarnation, Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))));
-            effects.extend(self.leave(incarnation));
+            effects.push(Effect::Notify(*incarnation, Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))));
+            self.workers.remove(incarnation);
+        }
+        if !dead.is_empty() {
+            effects.extend(self.reassign(Step::ZERO, None));
+            effects.extend(self.finish_when_all_left());
         }
         effects
     }
@@ -425,16 +477,18 @@ impl LeadState {
     /// Shares the slots among the living. `joiner` learns its share from the answer to its join.
     fn reassign(&mut self, from_step: Step, joiner: Option<Incarnation>) -> Vec<Effect> {
         self.epoch += 1;
-        let initialized = self.complete_step().is_some();
+        let complete = self.complete_step();
+        let initialized = complete.is_some();
         let mut by_number: Vec<(&Incarnation, &mut Worker)> = self.workers.iter_mut().collect();
         by_number.sort_by_key(|(_, worker)| worker.number);
         let shares = split_slots(self.settings.slots, by_number.len());
         let mut effects = Vec::new();
         for (place, ((incarnation, worker), nodes)) in by_number.into_iter().zip(shares).enumerate() {
             let initialize = place == 0 && !initialized && self.settings.initial_tensors.is_none();
-            worker.assignment = Assignment { epoch: self.epoch, from_step, nodes, initialize };
+            let assignment = Assignment { epoch: self.epoch, from_step, nodes, initialize };
+            worker.assign(assignment.clone(), complete);
             if Some(*incarnation) != joiner {
-                effects.push(Effect::Notify(*incarnation, Notice::Assignment(worker.assignment.clone())));
+                effects.push(Effect::Notify(*incarnation, Notice::Assignment(assignment)));
             }
         }
         effects

@@ -177,7 +177,7 @@ fn every_slot_is_always_assigned_to_someone_living() {
         let mut slots: Vec<u32> = state
             .workers()
             .values()
-            .flat_map(|worker| worker.assignment.nodes.iter().flat_map(|node| node.begin..node.end))
+            .flat_map(|worker| worker.assignment().nodes.iter().flat_map(|node| node.begin..node.end))
             .collect();
         slots.sort_unstable();
         assert_eq!(slots, [0, 1, 2, 3], "after {leaver} left");
@@ -297,4 +297,79 @@ fn the_total_of_a_norm_goes_out_once_every_block_has_told_its_part() {
     assert_eq!(effects, [total(0), total(1)]);
     assert_eq!(state.partial(part(2, &[(0, 0, 1.0)])), []);
     assert_eq!(state.partial(part(1, &[(0, 1, 2.0)])), [], "late");
+}
+
+/// Nodes in effect for a worker at a step, by what its join answered and its notices said.
+fn in_effect(state: &LeadState, worker: u64, joined: &Assignment, step: u64) -> Vec<(u32, u32)> {
+    let mut known = vec![joined.clone()];
+    for notice in state.notices(Incarnation(worker), &mut Heard::default()) {
+        if let Notice::Assignment(assignment) = notice
+            && assignment.epoch > known.last().unwrap().epoch
+        {
+            known.push(assignment);
+        }
+    }
+    known.iter().rfind(|assignment| assignment.from_step <= Step(step)).map_or(Vec::new(), nodes)
+}
+
+#[test]
+fn the_step_under_way_is_somebodys_even_when_notices_come_late() {
+    let mut state = placed(1);
+    join(&mut state, 0, 1).0.unwrap();
+    complete_everywhere(&mut state, 5);
+    let second = join(&mut state, 1, 2).0.unwrap().assignment;
+    // The second worker has not opened its notices yet when the first leaves and a third comes.
+    state.leave(Incarnation(1));
+    let third = join(&mut state, 2, 3).0.unwrap().assignment;
+    assert_eq!(in_effect(&state, 2, &second, 6), [(0, 4)]);
+    assert_eq!(in_effect(&state, 3, &third, 6), []);
+    assert_eq!(in_effect(&state, 2, &second, 7), [(0, 2)]);
+    assert_eq!(in_effect(&state, 3, &third, 7), [(2, 4)]);
+    // An answer that got lost and is asked for again says the same of the step under way.
+    let again = join(&mut state, 3, 2).0.unwrap().assignment;
+    assert_eq!(in_effect(&state, 2, &again, 6), [(0, 4)]);
+}
+
+#[test]
+fn many_deaths_at_once_move_the_slots_once() {
+    let mut state = placed(1);
+    for worker in 1..=100 {
+        join(&mut state, 0, worker).0.unwrap();
+    }
+    state.heartbeat(at(6), Incarnation(50), Step(1), vec![]).unwrap();
+    let effects = state.tick(at(7));
+    assert_eq!(told(&effects), [(50, vec![(0, 4)], 0)]);
+}
+
+#[test]
+fn notices_are_told_once_and_a_worker_that_is_gone_hears_so() {
+    let mut state = placed(1);
+    join(&mut state, 0, 1).0.unwrap();
+    let mut heard = Heard::default();
+    assert_eq!(state.notices(Incarnation(1), &mut heard).len(), 1);
+    assert_eq!(state.notices(Incarnation(1), &mut heard), []);
+    complete_everywhere(&mut state, 10);
+    assert_eq!(state.notices(Incarnation(1), &mut heard), [Notice::Finished(Step(10))]);
+    assert_eq!(state.notices(Incarnation(1), &mut heard), []);
+    state.leave(Incarnation(1));
+    assert!(matches!(state.notices(Incarnation(1), &mut heard)[..], [Notice::Fenced(_)]));
+}
+
+#[test]
+fn a_model_of_too_many_blocks_is_refused_before_anything_is_placed() {
+    let mut state = LeadState::new(settings(1));
+    state.register(Incarnation(9), "http://s0".into()).unwrap();
+    let huge = Manifest::new((0..100).map(|i| Tensor::trainable(format!("t{i}"), &[1 << 40])).collect()).unwrap();
+    let (refused, effects) = state.join(at(0), Incarnation(1), Fingerprint::default(), huge);
+    assert_eq!((refused.unwrap_err().cause, effects), (RefusalCause::TooLarge, vec![]));
+    assert!(state.model().is_none());
+}
+
+#[test]
+fn a_stopped_job_can_still_be_read_from() {
+    let mut state = placed(1);
+    join(&mut state, 0, 1).0.unwrap();
+    state.halted(Refusal::new(RefusalCause::NonfiniteData, "NaN"));
+    assert!(state.admit_model(manifest()).0.is_ok());
+    assert_eq!(join(&mut state, 1, 2).0.unwrap_err().cause, RefusalCause::JobStopped);
 }
