@@ -184,6 +184,10 @@ impl JobSpec {
         let mut spec = JobSpec::parse(&origin, &text, overrides)?;
         if let (Some(init_from), Some(directory)) = (&mut spec.job.init_from, path.parent()) {
             *init_from = directory.join(&*init_from);
+            if init_from.to_str().is_none() {
+                let message = format!("job.init_from: expected a path in UTF-8, found {}", init_from.display());
+                return Err(ConfigError::Invalid { origin, message });
+            }
         }
         Ok(spec)
     }

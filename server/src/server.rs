@@ -98,6 +98,14 @@ pub enum ServerError {
         /// Newest step complete here.
         step: Option<Step>,
     },
+    /// The job had stopped before its end when the server was asked to go.
+    #[error("the job stopped at {}: {refusal}", at(.step))]
+    JobStopped {
+        /// Newest step complete here.
+        step: Option<Step>,
+        /// Why.
+        refusal: Refusal,
+    },
     /// Connections could not be served.
     #[error("serving failed: {0}")]
     Transport(#[from] tonic::transport::Error),
@@ -304,7 +312,7 @@ impl RunningServer {
     /// connection within a second.
     ///
     /// # Errors
-    /// [`ServerError::LeadLost`], or a failure to serve.
+    /// [`ServerError::LeadLost`], [`ServerError::JobStopped`], or a failure to serve.
     pub async fn run(mut self, asked_to_stop: impl Future<Output = ()>) -> Result<ServerEnd, ServerError> {
         let end = tokio::select! {
             end = &mut self.node => Some(end.unwrap_or(NodeEnd::LeadLost)),
@@ -316,6 +324,7 @@ impl RunningServer {
         };
         let shard = self.place.get();
         let step = shard.as_ref().and_then(|shard| shard.complete());
+        let halted = shard.as_ref().and_then(|shard| shard.standing().borrow().halted.clone());
         if let Some(shard) = shard {
             let finished = matches!(end, Some(NodeEnd::Finished(_)));
             let status = (!finished).then(|| tonic::Status::unavailable("the server is stopping"));
@@ -326,10 +335,17 @@ impl RunningServer {
         // Whoever does not hang up in time is cut off when the process ends.
         let _ = tokio::time::timeout(GOODBYE, &mut self.serving).await;
         self.serving.abort();
+        match (end, halted) {
+            (None, Some(refusal)) => Err(ServerError::JobStopped { step, refusal }),
+            (end, _) => RunningServer::ended(end, step, self.steps),
+        }
+    }
+
+    fn ended(end: Option<NodeEnd>, step: Option<Step>, steps: Option<Step>) -> Result<ServerEnd, ServerError> {
         match end {
             Some(NodeEnd::Finished(step)) => Ok(ServerEnd::Finished { step }),
             Some(NodeEnd::LeadLost) => Err(ServerError::LeadLost { step }),
-            None => Ok(ServerEnd::Stopped { step, steps: self.steps }),
+            None => Ok(ServerEnd::Stopped { step, steps }),
         }
     }
 }

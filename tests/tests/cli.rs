@@ -165,6 +165,10 @@ fn a_lost_server_ends_the_job_everywhere_with_its_name() {
             assert!(line.contains("no checkpoints"), "{line}");
         }
         let worker = worker.finish();
+        if !lose_the_lead {
+            lead.signal("TERM");
+            fails(&lead.finish(), &["the job stopped at step ", "server 1", "no checkpoints"]);
+        }
         assert!(!worker.status.success());
         let named = if lose_the_lead { &url } else { &follower_url };
         assert!(
