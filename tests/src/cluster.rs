@@ -57,23 +57,20 @@ impl Cluster {
         &self.lead_url
     }
 
-    /// Stops every server and tells how each ended.
-    pub async fn stop(self) -> Vec<Result<ServerEnd, ServerError>> {
-        let mut ends = Vec::new();
-        // Followers first: a follower whose lead is gone ends with an error.
-        for Running { stop, task } in self.servers.into_iter().rev() {
+    /// Stops every server at once. Whoever sees another go first says so; none fails otherwise.
+    pub async fn stop(self) {
+        let mut tasks = Vec::new();
+        for Running { stop, task } in self.servers {
             let _ = stop.send(());
-            ends.push(task.await.expect("the server does not panic"));
+            tasks.push(task);
         }
-        ends
-    }
-
-    /// Waits until every server has ended by itself.
-    pub async fn ended(self) -> Vec<Result<ServerEnd, ServerError>> {
-        let mut ends = Vec::new();
-        for Running { stop: _stop, task } in self.servers {
-            ends.push(task.await.expect("the server does not panic"));
+        for task in tasks {
+            let end = task.await.expect("the server does not panic");
+            let expected = matches!(
+                end,
+                Ok(ServerEnd::Stopped { .. }) | Err(ServerError::JobStopped { .. } | ServerError::LeadLost { .. })
+            );
+            assert!(expected, "{end:?}");
         }
-        ends
     }
 }

@@ -106,8 +106,6 @@ pub(crate) async fn run(case: &Case, config: &OptimizerConfig, layout: Layout) -
         }
         history.push(states);
     }
-    for end in cluster.stop().await {
-        end.map_err(|error| error.to_string())?;
-    }
+    cluster.stop().await;
     Ok(history)
 }
