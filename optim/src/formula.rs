@@ -5,7 +5,7 @@
 
 use crate::config::{
     Algorithm, DecayMode, DecayOrder, DecayScale, EpsPlacement, GradientOp, MomentumForm, NormForm, OptimizerConfig,
-    WeightDecayConfig, filled,
+    StateDtype, WeightDecayConfig, filled,
 };
 use crate::error::ConfigError;
 use crate::schedule::ScheduleConfig;
@@ -23,6 +23,9 @@ impl OptimizerConfig {
         let gradient = filled(config.gradient.as_ref());
         let mut lines: Vec<String> = gradient.iter().map(stage).collect();
         lines.extend(rule(&config));
+        if config.state_dtype == Some(StateDtype::Bf16) {
+            lines.push("moments are kept for the next step in bf16, rounded to nearest, ties to even".into());
+        }
         let decay = filled(config.weight_decay.as_ref());
         if decay.mode == Some(DecayMode::Decoupled) && decay.inside_trust_ratio != Some(true) {
             lines.push(strength(decay));

@@ -2,7 +2,7 @@
 
 use crate::config::{DecayMode, GradientOp, NormForm, OptimizerConfig, filled};
 use crate::error::{ConfigError, positive};
-use crate::kernel::dispatched;
+use crate::kernel::{Coupled, Intake, Limited, dispatched, limit};
 use crate::reduce::Reduction;
 
 /// One operation with this step's numbers.
@@ -102,7 +102,38 @@ impl Pipeline {
     }
 }
 
+/// The stages as a part of the rule's own loop, if they are at most a factor, a limit and L2 decay,
+/// in this order; otherwise they need a pass of their own, [`run`].
+pub(crate) fn intake(stages: &[Stage]) -> Option<Intake> {
+    let mut rest = stages;
+    let mut next = |value: fn(&Stage) -> Option<f32>| {
+        let (first, others) = rest.split_first()?;
+        let value = value(first)?;
+        rest = others;
+        Some(value)
+    };
+    let by = next(Stage::factor);
+    let at = next(|stage| if let Stage::Limit(at) = stage { Some(*at) } else { None });
+    let wd = next(|stage| if let Stage::L2(wd) = stage { Some(*wd) } else { None });
+    let limited = Limited { by: by.unwrap_or(1.0), at: at.unwrap_or(f32::INFINITY) };
+    match wd {
+        _ if !rest.is_empty() => None,
+        Some(wd) => Some(Intake::Coupled(Coupled { limited, wd })),
+        None if stages.is_empty() => Some(Intake::AsIs),
+        None => Some(Intake::Limited(limited)),
+    }
+}
+
 impl Stage {
+    /// What it multiplies the gradient by, if that is all it does.
+    fn factor(&self) -> Option<f32> {
+        match *self {
+            Self::Scale(by) => Some(by),
+            Self::Norm(NormClip { scale, .. }) => Some(scale.expect("a norm is supplied before its clip runs")),
+            Self::Limit(_) | Self::L2(_) | Self::L1(_) => None,
+        }
+    }
+
     fn norm(of: Reduction, form: NormForm, max: f64) -> Self {
         Self::Norm(NormClip { of, form, max, scale: None })
     }
@@ -162,12 +193,11 @@ fn run_portable(stages: &[Stage], weights: &[f32], gradient: &[f32], out: &mut [
     for stage in stages {
         let input = input.take();
         match *stage {
-            Stage::Scale(by) => map(|g, _| g * by, weights, input, out),
-            Stage::Norm(NormClip { scale, .. }) => {
-                let by = scale.expect("a norm is supplied before its clip runs");
+            Stage::Scale(_) | Stage::Norm(_) => {
+                let by = stage.factor().expect("these stages multiply");
                 map(|g, _| g * by, weights, input, out);
             }
-            Stage::Limit(at) => map(|g, _| g.clamp(-at, at), weights, input, out),
+            Stage::Limit(at) => map(|g, _| limit(g, at), weights, input, out),
             Stage::L2(wd) => map(|g, w| g + wd * w, weights, input, out),
             Stage::L1(wd) => map(|g, w| g + wd * sign(w), weights, input, out),
         }

@@ -9,12 +9,13 @@
 //! - [`OptimizerConfig`] (`config/`): what a job file says; every choice by name.
 //! - [`Optimizer`] (`optimizer.rs`): the checked form; resolves a tensor once, then gives the
 //!   factors of a step and updates slices.
+//! - [`Plane`], [`PlaneMut`] (`plane.rs`): the state beside the weights, f32 or [`bf16`].
 //! - `rule/`: one update rule per file, its factors in f64 and its loop in f32.
 //! - `gradient.rs`, `decay.rs`, `group.rs`: the gradient pipeline, the decay, the groups.
 //! - [`schedule`]: lr and decay as functions of the global step.
 //!
 //! ```
-//! use halflife_optim::{Algorithm, Optimizer, OptimizerConfig};
+//! use halflife_optim::{Algorithm, Optimizer, OptimizerConfig, Plane, PlaneMut};
 //!
 //! let config = OptimizerConfig {
 //!     algorithm: Some(Algorithm::Adam),
@@ -24,12 +25,15 @@
 //! let optimizer = Optimizer::new(&config, 100)?;
 //! let rule = optimizer.tensor("w", &[2]);
 //! let factors = optimizer.factors(&rule, 1, 1);
-//! let (mut m, mut v, mut next) = ([0.0; 2], [0.0; 2], [0.0; 2]);
-//! optimizer.update(&factors, &[1.0, -1.0], &mut next, &mut [&mut m, &mut v], &[0.5, -2.0]);
+//! let mut state: Vec<Plane> = optimizer.planes().iter().map(|spec| Plane::new(spec, 2)).collect();
+//! let mut planes: Vec<PlaneMut<'_>> = state.iter_mut().map(Plane::view_mut).collect();
+//! let mut next = [0.0; 2];
+//! optimizer.update(&factors, &[1.0, -1.0], &mut next, &mut planes, &[0.5, -2.0]);
 //! assert!((next[0] - 0.9).abs() < 1e-6 && (next[1] + 0.9).abs() < 1e-6);
 //! # Ok::<(), halflife_optim::ConfigError>(())
 //! ```
 
+pub mod bf16;
 pub mod config;
 mod decay;
 mod error;
@@ -51,7 +55,7 @@ mod warning;
 
 pub use config::{
     Algorithm, BiasRounding, DecayMode, DecayOrder, DecayScale, EpsPlacement, GradientOp, GroupConfig, HyperRounding,
-    MomentRounding, MomentumForm, NormForm, OptimizerConfig, Preset, Span, StepCounter, WeightDecayConfig,
+    MomentRounding, MomentumForm, NormForm, OptimizerConfig, Preset, Span, StateDtype, StepCounter, WeightDecayConfig,
 };
 pub use error::ConfigError;
 pub use group::TensorRule;
@@ -59,7 +63,7 @@ pub use kernel::KernelPath;
 pub use ledger::DecayLedger;
 pub use optimizer::Optimizer;
 pub use parameters::{Parameter, Parameters, StepError};
-pub use plane::{Extent, PlaneSpec};
+pub use plane::{Extent, Plane, PlaneMut, PlaneRef, PlaneSpec};
 pub use reduce::{Reduction, Sums};
 pub use schedule::{Curve, Schedule, ScheduleConfig};
 pub use step::StepFactors;

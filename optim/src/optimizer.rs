@@ -16,6 +16,7 @@ use crate::reduce::Reduction;
 use crate::rule::{Rule, StepInput};
 use crate::schedule::Schedule;
 use crate::step::StepFactors;
+use crate::warning::{self, DecayWarning};
 
 /// A validated, compiled optimizer. Shared freely between threads; holds no state of the run.
 ///
@@ -34,6 +35,7 @@ pub struct Optimizer {
     planes: Vec<PlaneSpec>,
     pub(crate) path: KernelPath,
     pub(crate) run_steps: u64,
+    pub(crate) moments_warning: Option<DecayWarning>,
 }
 
 impl Optimizer {
@@ -48,6 +50,7 @@ impl Optimizer {
         let config = &config.expanded()?;
         let decay = Decay::new(config, steps)?;
         let rule = Rule::new(config)?;
+        let dtype = config.state_dtype.unwrap_or_default();
         let groups = config.groups.iter().map(|group| Group::new(group, steps));
         let mut optimizer = Self {
             lr: Schedule::new("lr", &config.lr, steps)?,
@@ -55,11 +58,12 @@ impl Optimizer {
             pipeline: Pipeline::new(config, decay.mode)?,
             groups: groups.collect::<Result<_, _>>()?,
             strip_name_suffix: filled(config.strip_name_suffix),
-            planes: rule.planes(),
+            planes: rule.planes().into_iter().map(|plane| plane.stored_as(dtype)).collect(),
             decay,
             rule,
             path: KernelPath::Best,
             run_steps: steps,
+            moments_warning: warning::of_moments(config),
         };
         optimizer.find_peaks();
         if let Some(exponent) = half_life::wanted_exponent(config)? {
@@ -115,7 +119,7 @@ impl Optimizer {
     #[must_use]
     pub fn state_bytes_per_parameter(&self) -> usize {
         let full = |plane: &&PlaneSpec| plane.extent == Extent::Element;
-        self.planes.iter().filter(full).count() * PlaneSpec::BYTES
+        self.planes.iter().filter(full).map(|plane| plane.dtype.bytes()).sum()
     }
 
     /// The norms every step needs before it can be applied, in order. Empty: slices are updated

@@ -5,7 +5,7 @@
 
 use crate::group::TensorRule;
 use crate::optimizer::Optimizer;
-use crate::plane::PlaneSpec;
+use crate::plane::{Plane, PlaneMut, PlaneRef, PlaneSpec};
 use crate::reduce::{Reduction, Sums};
 use crate::step::StepFactors;
 
@@ -18,7 +18,7 @@ pub struct Parameter {
     updates: u64,
     weights: Vec<f32>,
     next: Vec<f32>,
-    planes: Vec<Vec<f32>>,
+    planes: Vec<Plane>,
     specs: Vec<PlaneSpec>,
 }
 
@@ -37,7 +37,7 @@ impl Parameter {
 
     /// The plane called `name`, such as `m`.
     #[must_use]
-    pub fn plane(&self, name: &str) -> Option<&[f32]> {
+    pub fn plane(&self, name: &str) -> Option<&Plane> {
         let index = self.specs.iter().position(|spec| spec.name == name)?;
         Some(&self.planes[index])
     }
@@ -55,12 +55,12 @@ impl Parameter {
     }
 
     fn sums(&self, optimizer: &Optimizer, factors: &StepFactors, gradient: &[f32]) -> Sums {
-        let planes: Vec<&[f32]> = self.planes.iter().map(Vec::as_slice).collect();
+        let planes: Vec<PlaneRef<'_>> = self.planes.iter().map(Plane::view).collect();
         optimizer.sums(factors, &self.weights, &planes, gradient)
     }
 
     fn update(&mut self, optimizer: &Optimizer, factors: &StepFactors, gradient: &[f32]) {
-        let mut planes: Vec<&mut [f32]> = self.planes.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut planes: Vec<PlaneMut<'_>> = self.planes.iter_mut().map(Plane::view_mut).collect();
         optimizer.update_tensor(factors, &self.shape, &self.weights, &mut self.next, &mut planes, gradient);
         std::mem::swap(&mut self.weights, &mut self.next);
         self.updates += 1;
@@ -102,7 +102,7 @@ impl Parameters {
             shape: shape.to_vec(),
             updates: 0,
             next: weights.clone(),
-            planes: planes.map(|plane| vec![plane.initial; plane.length(shape)]).collect(),
+            planes: planes.map(|spec| Plane::new(spec, spec.length(shape))).collect(),
             specs: optimizer.planes().to_vec(),
             weights,
             name,

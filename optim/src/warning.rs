@@ -1,6 +1,6 @@
 //! Configurations that hold, but cannot mean what they say.
 
-use crate::config::{DecayMode, DecayScale};
+use crate::config::{DecayMode, DecayScale, OptimizerConfig, StateDtype};
 use crate::optimizer::Optimizer;
 use std::fmt;
 
@@ -46,6 +46,12 @@ pub enum DecayWarning {
         /// Largest factor of a step.
         factor: f64,
     },
+    /// A moment kept in bf16 changes by less than half a unit of its last place, so it may rise but
+    /// not fall.
+    MomentCannotFall {
+        /// What the moment keeps of itself each step.
+        beta: f64,
+    },
     /// Tensors that are usually spared decay.
     DecaysVectors {
         /// Their names: rank 0 or 1, such as biases and norm scales.
@@ -90,6 +96,11 @@ impl fmt::Display for DecayWarning {
                 "decay takes at most {factor:e} of a weight per step: f32 weights cannot show less than 6e-8, so it \
                  is rounded away unless fused with an update"
             ),
+            Self::MomentCannotFall { beta } => write!(
+                f,
+                "a moment of beta {beta} is kept in bf16, which cannot show a fall of less than 1/512 per step: it \
+                 may rise but not fall (a beta of 0.996 and below can)"
+            ),
             Self::DecaysVectors { tensors } => {
                 write!(f, "biases and norm scales decay; usually they are spared: {}", tensors.join(", "))
             }
@@ -107,15 +118,25 @@ impl fmt::Display for DecayWarning {
 const RAW_DECAY_SUSPECT: f64 = 1e-3;
 /// Half the relative distance between neighbouring f32 numbers.
 const F32_HALF_ULP: f64 = 1.0 / (1 << 25) as f64;
+/// The same of bf16, just below a power of two; twice that just above.
+const BF16_HALF_ULP: f64 = 1.0 / (1 << 9) as f64;
+
+/// What a run's moments cannot do in `state_dtype`.
+pub(crate) fn of_moments(config: &OptimizerConfig) -> Option<DecayWarning> {
+    let is_bf16 = config.state_dtype == Some(StateDtype::Bf16);
+    let betas = config.betas.into_iter().flatten().chain(config.momentum);
+    let stalled = betas.filter(|beta| is_bf16 && 1.0 - beta < BF16_HALF_ULP);
+    stalled.reduce(f64::max).map(|beta| DecayWarning::MomentCannotFall { beta })
+}
 
 impl Optimizer {
-    /// What looks wrong about the decay of a run over `tensors` (name, shape). Judges a tensor of
+    /// What looks wrong about the decay and the moments of a run over `tensors` (name, shape). Judges a tensor of
     /// no group, names those of rank 0 and 1 that decay, and says when none does. Costs a pass
     /// over the schedule.
     #[must_use]
     pub fn warnings<'a>(&self, tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Vec<DecayWarning> {
         let (run_steps, warmup_steps) = (self.run_steps, self.lr_schedule().warmup_steps());
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<_> = self.moments_warning.iter().cloned().collect();
         if warmup_steps > run_steps {
             warnings.push(DecayWarning::WarmupLongerThanRun { warmup_steps, run_steps });
         }

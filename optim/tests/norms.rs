@@ -1,6 +1,6 @@
 //! Rules that look beyond a slice: clips by norm, trust ratios, whole tensors.
 
-use halflife_optim::{KernelPath, Optimizer, OptimizerConfig, Parameters, Reduction, StepError, Sums};
+use halflife_optim::{KernelPath, Optimizer, OptimizerConfig, Parameters, Plane, Reduction, StepError, Sums};
 
 fn build(text: &str) -> Optimizer {
     let config: OptimizerConfig = toml::from_str(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
@@ -69,29 +69,37 @@ fn a_zero_gradient_stays_zero_under_every_clip() {
 fn blocks_of_any_size_clip_to_the_same_bits() {
     let text = "algorithm = \"lamb\"\nlr = 0.1\nweight_decay = { mode = \"decoupled\", value = 0.1 }\n\
                 gradient = [{ op = \"clip_global_norm\", max_norm = 0.5 }, { op = \"clip_norm\", max_norm = 0.1 }]";
-    let optimizer = build(text);
-    assert_eq!(optimizer.reductions(), [Reduction::GlobalNorm, Reduction::TensorNorm, Reduction::TrustRatio]);
+    for dtype in ["f32", "bf16"] {
+        let optimizer = build(&format!("state_dtype = \"{dtype}\"\n{text}"));
+        assert_eq!(optimizer.reductions(), [Reduction::GlobalNorm, Reduction::TensorNorm, Reduction::TrustRatio]);
+        blocks_change_no_bit(&optimizer);
+    }
+}
+
+/// Of a lamb with norms, in sums and update.
+fn blocks_change_no_bit(optimizer: &Optimizer) {
     let n = 5000;
     let gradient: Vec<f32> = (0..n).map(|i| ((i * 7919 % 1013) as f32 - 500.0) * 1e-3).collect();
     let weights: Vec<f32> = (0..n).map(|i| ((i * 104_729 % 997) as f32 - 400.0) * 1e-2).collect();
     let run = |block: usize, path: KernelPath| {
         let optimizer = optimizer.clone().with_kernel_path(path);
         let mut factors = optimizer.factors(&optimizer.tensor("w", &[n]), 1, 1);
-        let state = vec![0.0; n];
+        let mut state: Vec<Plane> = optimizer.planes().iter().map(|spec| Plane::new(spec, n)).collect();
         while factors.pending().is_some() {
             let nodes: Vec<Sums> = (0..n)
                 .step_by(block)
                 .map(|start| {
                     let cut = start..(start + block).min(n);
-                    let planes = [&state[cut.clone()], &state[cut.clone()]];
+                    let planes: Vec<_> = state.iter().map(|plane| plane.slice(cut.clone())).collect();
                     optimizer.sums(&factors, &weights[cut.clone()], &planes, &gradient[cut])
                 })
                 .collect();
             factors.supply(Sums::combine(&nodes));
         }
-        let (mut next, mut m, mut v) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
-        optimizer.update(&factors, &weights, &mut next, &mut [&mut m, &mut v], &gradient);
-        next.iter().map(|w| w.to_bits()).collect::<Vec<_>>()
+        let mut next = vec![0.0; n];
+        let mut planes: Vec<_> = state.iter_mut().map(Plane::view_mut).collect();
+        optimizer.update(&factors, &weights, &mut next, &mut planes, &gradient);
+        (next.iter().map(|w| w.to_bits()).collect::<Vec<_>>(), state)
     };
     let whole = run(8192, KernelPath::Best);
     for block in [1, 16, 256, 1024, 4096] {

@@ -2,7 +2,7 @@
 
 use halflife_optim::{
     Algorithm, Curve, DecayMode, DecayOrder, DecayScale, EpsPlacement, GradientOp, GroupConfig, KernelPath, Optimizer,
-    OptimizerConfig, Schedule, StepFactors, WeightDecayConfig,
+    OptimizerConfig, Plane, PlaneSpec, Schedule, StateDtype, StepFactors, WeightDecayConfig, bf16,
 };
 use proptest::prelude::*;
 
@@ -61,8 +61,8 @@ fn decays() -> impl Strategy<Value = WeightDecayConfig> {
 
 fn configs() -> impl Strategy<Value = OptimizerConfig> {
     let clip = prop_oneof![Just(None), Just(Some(GradientOp::ClipValue { at: 0.5 }))];
-    let rules = (elementwise_rules(), any::<bool>(), any::<bool>(), any::<bool>());
-    (rules, decays(), clip, 1e-4_f64..0.1).prop_map(|((algorithm, amsgrad, hat, nesterov), decay, clip, lr)| {
+    let rules = (elementwise_rules(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (rules, decays(), clip, 1e-4_f64..0.1).prop_map(|((algorithm, amsgrad, hat, nesterov, half), decay, clip, lr)| {
         let adam = algorithm == Algorithm::Adam;
         let sgd = algorithm == Algorithm::Sgd;
         let second = !sgd && algorithm != Algorithm::Lion;
@@ -78,11 +78,20 @@ fn configs() -> impl Strategy<Value = OptimizerConfig> {
             eps_placement: (second && hat).then_some(EpsPlacement::Uncorrected),
             momentum: sgd.then_some(if amsgrad || nesterov { 0.9 } else { 0.0 }),
             nesterov: sgd.then_some(nesterov),
+            state_dtype: (half && (!sgd || amsgrad || nesterov)).then_some(StateDtype::Bf16),
             gradient: clip.map(|clip| [clip].into_iter().chain(coupled).collect()),
             weight_decay: Some(decay),
             ..OptimizerConfig::default()
         }
     })
+}
+
+/// A plane that holds `values`, as far as its dtype can.
+fn filled(spec: &PlaneSpec, values: &[f32]) -> Plane {
+    match spec.dtype {
+        StateDtype::Bf16 => Plane::Bf16(values.iter().map(|value| bf16::round(*value)).collect()),
+        _ => Plane::F32(values.to_vec()),
+    }
 }
 
 /// The next weights and planes of one update, cut into slices of `slice`, as bits.
@@ -91,16 +100,16 @@ fn run(optimizer: &Optimizer, factors: &StepFactors, arrays: &[(f32, f32, f32)],
     let gradient: Vec<f32> = arrays.iter().map(|a| a.1).collect();
     // Second moments are never negative.
     let state: Vec<f32> = arrays.iter().map(|a| a.2.abs()).collect();
-    let mut planes = vec![state; optimizer.planes().len()];
+    let mut planes: Vec<Plane> = optimizer.planes().iter().map(|spec| filled(spec, &state)).collect();
     let mut next = vec![0.0; weights.len()];
     for start in (0..weights.len()).step_by(slice) {
         let end = (start + slice).min(weights.len());
-        let mut cut: Vec<_> = planes.iter_mut().map(|plane| &mut plane[start..end]).collect();
+        let mut cut: Vec<_> = planes.iter_mut().map(|plane| plane.slice_mut(start..end)).collect();
         optimizer.update(factors, &weights[start..end], &mut next[start..end], &mut cut, &gradient[start..end]);
     }
     // The bits of a NaN are the machine's affair; that it is NaN is ours.
-    let bits = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
-    planes.iter().flatten().chain(&next).map(bits).collect()
+    let bits = |x: f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+    planes.iter().flat_map(|plane| plane.to_f32().into_owned()).chain(next).map(bits).collect()
 }
 
 fn triples(one: impl Strategy<Value = f32> + Clone) -> impl Strategy<Value = Vec<(f32, f32, f32)>> {

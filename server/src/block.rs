@@ -16,7 +16,7 @@ mod weights;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use halflife_optim::{Optimizer, PlaneSpec, TensorRule};
+use halflife_optim::{Optimizer, Plane, PlaneSpec, TensorRule};
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::{Contribution, Outcome, Payload};
 use halflife_proto::ids::Step;
@@ -66,7 +66,7 @@ impl Rules {
 }
 
 /// Arrays of optimizer state beside the weights, in the optimizer's order of planes.
-pub type Planes = Vec<Vec<f32>>;
+pub type Planes = Vec<Plane>;
 
 /// A block and its lock.
 #[derive(Debug)]
@@ -160,7 +160,8 @@ impl Block {
         [&state.current, &state.previous].into_iter().flatten().find(|version| version.step == step).cloned()
     }
 
-    /// A copy of an optimizer plane as it stands after exactly `step`, little-endian f32.
+    /// A copy of an optimizer plane as it stands after exactly `step`, little-endian f32 whatever it is
+    /// kept in.
     ///
     /// # Errors
     /// `UNKNOWN_BLOCK` for a plane this block does not have, `STEP_GONE` when the plane is of another
@@ -182,7 +183,7 @@ impl Block {
         let state = self.lock();
         match (&state.planes, &state.current) {
             (Some(planes), Some(current)) if current.step == step => {
-                Ok(Bytes::copy_from_slice(bytemuck::cast_slice(&planes[index])))
+                Ok(Bytes::copy_from_slice(bytemuck::cast_slice(&planes[index].to_f32())))
             }
             (Some(_), current) => {
                 let newest = current.as_ref().map_or("none".to_owned(), |version| version.step.to_string());
@@ -386,12 +387,12 @@ impl Block {
 /// Planes as they are before the first update. A rule that needs whole tensors keeps the planes of a
 /// tensor (whose lengths are not the tensor's) in its first block.
 fn initial_planes(optimizer: &Optimizer, id: BlockId, elements: usize, shape: &[usize]) -> Planes {
-    let length = |plane: &PlaneSpec| match (optimizer.needs_whole_tensors(), id.index) {
+    let length = |spec: &PlaneSpec| match (optimizer.needs_whole_tensors(), id.index) {
         (false, _) => elements,
-        (true, 0) => plane.length(shape),
+        (true, 0) => spec.length(shape),
         (true, _) => 0,
     };
-    optimizer.planes().iter().map(|plane| vec![plane.initial; length(plane)]).collect()
+    optimizer.planes().iter().map(|spec| Plane::new(spec, length(spec))).collect()
 }
 
 #[cfg(test)]

@@ -38,6 +38,11 @@ impl Algorithm {
         matches!(self, Self::Adam | Self::NadamTorch | Self::NadamOptax | Self::Radam | Self::Lamb)
     }
 
+    /// Whether its state is moments, a value per element; they may be stored in less than f32.
+    pub(crate) fn keeps_moments(self) -> bool {
+        self != Self::AdafactorTorch
+    }
+
     /// Whether it reads the number of updates through the step counter.
     pub(crate) fn counts_updates(self) -> bool {
         self.has_second_moment() || self == Self::AdafactorTorch
@@ -68,6 +73,30 @@ pub enum EpsPlacement {
     Corrected,
     /// u = lr sqrt(bc2)/bc1 m / (sqrt(v) + eps), "eps hat": TensorFlow, Keras, `MXNet`, Caffe.
     Uncorrected,
+}
+
+/// How moments are kept between steps. All arithmetic is f32's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StateDtype {
+    /// As computed.
+    #[default]
+    F32,
+    /// Rounded to the nearest bfloat16, ties to even: half the memory, 8 significant bits. A moment
+    /// whose gain 1 - beta is below 2^-9 can then no longer fall.
+    Bf16,
+}
+
+impl StateDtype {
+    /// Bytes of one value.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::Bf16 => size_of::<u16>(),
+        }
+    }
 }
 
 /// What t counts.

@@ -3,7 +3,7 @@
 
 use super::{
     Algorithm, DecayMode, DecayOrder, DecayScale, EpsPlacement, GradientOp, HyperRounding, MomentumForm,
-    OptimizerConfig, StepCounter, WeightDecayConfig,
+    OptimizerConfig, StateDtype, StepCounter, WeightDecayConfig,
 };
 use crate::error::ConfigError;
 
@@ -53,6 +53,7 @@ impl OptimizerConfig {
             bias_correction: own.bias_correction.or(preset.bias_correction),
             step_counter: own.step_counter.or(preset.step_counter),
             amsgrad: own.amsgrad.or(preset.amsgrad),
+            state_dtype: own.state_dtype.or(preset.state_dtype),
             hyper_rounding: own.hyper_rounding.or(preset.hyper_rounding),
             momentum: own.momentum.or(preset.momentum),
             momentum_form: own.momentum_form.or(preset.momentum_form),
@@ -91,6 +92,9 @@ impl OptimizerConfig {
         }
         if algorithm.counts_updates() {
             self.step_counter.get_or_insert(StepCounter::PerTensor);
+        }
+        if algorithm.keeps_moments() {
+            self.state_dtype.get_or_insert(StateDtype::F32);
         }
         match algorithm {
             Algorithm::Adam => {

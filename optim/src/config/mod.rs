@@ -11,7 +11,9 @@ mod group;
 mod preset;
 mod span;
 
-pub use algorithm::{Algorithm, BiasRounding, EpsPlacement, HyperRounding, MomentRounding, MomentumForm, StepCounter};
+pub use algorithm::{
+    Algorithm, BiasRounding, EpsPlacement, HyperRounding, MomentRounding, MomentumForm, StateDtype, StepCounter,
+};
 pub use decay::{DecayMode, DecayOrder, DecayScale, WeightDecayConfig};
 pub(crate) use expand::filled;
 pub use gradient::{GradientOp, NormForm};
@@ -71,6 +73,9 @@ pub struct OptimizerConfig {
     /// Whether to keep the largest second moment (adam; false).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub amsgrad: Option<bool>,
+    /// How moments are kept between steps (f32; all but adafactor).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_dtype: Option<StateDtype>,
     /// Where the system rounds its betas to f32 (nowhere).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hyper_rounding: Option<HyperRounding>,

@@ -3,11 +3,16 @@
 //! Each is one plain loop. Additions, multiplications, divisions and square roots are correctly
 //! rounded in every build and nothing is reassociated or fused into multiply-adds, so all builds
 //! give the same bits; denormals are honoured. A rule writes one element's formula
-//! ([`elementwise`]); this module makes the loop of it, for every order of decay.
+//! ([`elementwise`]); this module makes the loop of it, for every order of decay, for the common
+//! ways a gradient comes in, and for every dtype of the state.
 
+mod intake;
 pub(crate) mod order;
+mod stored;
 
-pub(crate) use order::{Apply, DecayStep, Order, with_order};
+pub(crate) use intake::{AsIs, Coupled, Intake, Limited, Takes, limit};
+pub(crate) use order::{Apply, DecayStep, NoDecay, Order, with_order};
+pub(crate) use stored::Stored;
 
 /// Which build of the loops runs. They give the same bits; this is for tests and measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,7 +58,7 @@ fn at_most_avx2() -> &'static str {
 /// Defines `$name`, which runs `$portable` in the build that a [`KernelPath`] names. Features are
 /// listed one by one: names such as `x86-64-v4` would demand features that the loops do not use.
 macro_rules! dispatched {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident => $portable:ident($($arg:ident: $ty:ty),* $(,)?)
+    ($(#[$doc:meta])* $vis:vis fn $name:ident => $portable:ident $(::<$element:ty>)? ($($arg:ident: $ty:ty),* $(,)?)
         $(-> $out:ty)?) => {
         $(#[$doc])*
         #[inline]
@@ -61,16 +66,16 @@ macro_rules! dispatched {
         $vis fn $name(path: $crate::kernel::KernelPath, $($arg: $ty),*) $(-> $out)? {
             #[multiversion::multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
             fn best($($arg: $ty),*) $(-> $out)? {
-                $portable($($arg),*)
+                $portable$(::<$element>)?($($arg),*)
             }
             #[multiversion::multiversion(targets("x86_64+avx2"))]
             fn avx2($($arg: $ty),*) $(-> $out)? {
-                $portable($($arg),*)
+                $portable$(::<$element>)?($($arg),*)
             }
             match path {
                 $crate::kernel::KernelPath::Best => best($($arg),*),
                 $crate::kernel::KernelPath::Avx2 => avx2($($arg),*),
-                $crate::kernel::KernelPath::Portable => $portable($($arg),*),
+                $crate::kernel::KernelPath::Portable => $portable$(::<$element>)?($($arg),*),
             }
         }
     };
@@ -86,56 +91,87 @@ macro_rules! elementwise {
         $(#[$doc])*
         mod $module {
             use super::*;
-            use $crate::kernel::{Apply, DecayStep, KernelPath, dispatched, with_order};
+            use $crate::kernel::{
+                Apply, AsIs, DecayStep, Intake, KernelPath, NoDecay, Stored, Takes, dispatched, with_order,
+            };
+            use $crate::plane::PlaneMut;
             use $crate::rule::{Slices, exactly};
 
             #[inline(always)]
             #[allow(clippy::too_many_arguments)] // one slice per array, so that none can alias
-            #[allow(unused_variables)] // not every formula reads the weight
-            fn all<A: Apply>(
+            #[allow(clippy::unused_unit)] // of a rule without planes
+            fn all<A: Apply, I: Takes, S: Stored>(
                 apply: A,
+                intake: I,
                 $step: &$Step,
                 d: f32,
                 weights: &[f32],
                 next: &mut [f32],
                 gradient: &[f32],
-                $($plane: &mut [f32],)*
+                $($plane: &mut [S],)*
             ) {
                 let n = next.len();
                 let (weights, gradient) = (&weights[..n], &gradient[..n]);
                 $(let $plane = &mut $plane[..n];)*
                 for i in 0..n {
-                    let ($w, $g) = (weights[i], gradient[i]);
-                    let u = {
-                        $(let $plane = &mut $plane[i];)*
-                        $body
+                    let $w = weights[i];
+                    let $g = intake.take(gradient[i], $w);
+                    let u;
+                    ($($plane[i],)*) = {
+                        $(let mut $plane = $plane[i].load();)*
+                        u = {
+                            $(let $plane = &mut $plane;)*
+                            $body
+                        };
+                        ($(S::store($plane),)*)
                     };
-                    next[i] = apply.apply(weights[i], u, d);
+                    next[i] = apply.apply($w, u, d);
                 }
             }
 
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn portable(
+            fn portable<S: Stored>(
                 $step: &$Step,
                 decay: DecayStep,
+                intake: Intake,
                 weights: &[f32],
                 next: &mut [f32],
                 gradient: &[f32],
-                $($plane: &mut [f32],)*
+                $($plane: &mut [S],)*
             ) {
-                with_order!(decay.order, apply => {
-                    all(apply, $step, decay.factor, weights, next, gradient, $($plane),*)
-                });
+                match intake {
+                    Intake::AsIs => with_order!(decay.order, apply => {
+                        all::<_, _, S>(apply, AsIs, $step, decay.factor, weights, next, gradient, $($plane),*)
+                    }),
+                    Intake::Limited(limited) => with_order!(decay.order, apply => {
+                        all::<_, _, S>(apply, limited, $step, decay.factor, weights, next, gradient, $($plane),*)
+                    }),
+                    // Coupled decay leaves none for the weights.
+                    Intake::Coupled(coupled) => {
+                        all::<_, _, S>(NoDecay, coupled, $step, 0.0, weights, next, gradient, $($plane),*)
+                    }
+                }
             }
 
-            dispatched!(fn run => portable(
+            dispatched!(fn run_f32 => portable::<f32>(
                 $step: &$Step,
                 decay: DecayStep,
+                intake: Intake,
                 weights: &[f32],
                 next: &mut [f32],
                 gradient: &[f32],
                 $($plane: &mut [f32],)*
+            ));
+
+            dispatched!(fn run_bf16 => portable::<u16>(
+                $step: &$Step,
+                decay: DecayStep,
+                intake: Intake,
+                weights: &[f32],
+                next: &mut [f32],
+                gradient: &[f32],
+                $($plane: &mut [u16],)*
             ));
 
             pub(super) fn update(
@@ -143,12 +179,19 @@ macro_rules! elementwise {
                 step: &$Step,
                 decay: DecayStep,
                 slices: Slices<'_>,
-                planes: &mut [&mut [f32]],
+                planes: &mut [PlaneMut<'_>],
             ) {
+                let is_bf16 = matches!(planes.first(), Some(PlaneMut::Bf16(_)));
                 let [$($plane),*] = exactly(planes);
-                $(let $plane = slices.of($plane);)*
-                let Slices { weights, next, gradient, .. } = slices;
-                run(path, step, decay, weights, next, gradient, $($plane),*);
+                if is_bf16 {
+                    $(let $plane = slices.of($plane.bf16());)*
+                    let Slices { weights, next, gradient, intake, .. } = slices;
+                    run_bf16(path, step, decay, intake, weights, next, gradient, $($plane),*);
+                } else {
+                    $(let $plane = slices.of($plane.f32());)*
+                    let Slices { weights, next, gradient, intake, .. } = slices;
+                    run_f32(path, step, decay, intake, weights, next, gradient, $($plane),*);
+                }
             }
         }
     };

@@ -11,7 +11,7 @@ use super::moments::to_f32;
 use crate::config::{OptimizerConfig, StepCounter, filled};
 use crate::error::{ConfigError, positive};
 use crate::kernel::{Apply, DecayStep, KernelPath, with_order};
-use crate::plane::{Extent, PlaneSpec};
+use crate::plane::{Extent, PlaneMut, PlaneSpec};
 use crate::reduce::sum_of_squares;
 
 /// Adafactor's choices.
@@ -87,8 +87,8 @@ pub(crate) struct Tensor<'a> {
 
 impl AdafactorStep {
     /// `planes` are row, col and v, each of its length for the tensor's shape.
-    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, tensor: Tensor<'_>, planes: &mut [&mut [f32]]) {
-        let [row, col, v] = super::exactly(planes);
+    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, tensor: Tensor<'_>, planes: &mut [PlaneMut<'_>]) {
+        let [row, col, v] = super::exactly(planes).each_mut().map(PlaneMut::f32);
         let Tensor { shape, weights, next, gradient } = tensor;
         if gradient.is_empty() {
             return;

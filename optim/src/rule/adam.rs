@@ -11,7 +11,7 @@ use super::second_moment::{Scale, SecondMoment};
 use crate::config::{OptimizerConfig, filled};
 use crate::error::ConfigError;
 use crate::kernel::{DecayStep, KernelPath, elementwise};
-use crate::plane::PlaneSpec;
+use crate::plane::{PlaneMut, PlaneSpec};
 
 /// Adam's choices.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ impl Adam {
 }
 
 impl AdamStep {
-    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [&mut [f32]]) {
+    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [PlaneMut<'_>]) {
         if self.amsgrad {
             largest::update(path, self, decay, slices, planes);
         } else {

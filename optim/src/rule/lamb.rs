@@ -9,8 +9,8 @@ use super::moments::{Average, Moments, to_f32};
 use super::second_moment::{Scale, SecondMoment};
 use crate::config::OptimizerConfig;
 use crate::error::ConfigError;
-use crate::kernel::{DecayStep, KernelPath, dispatched, elementwise};
-use crate::plane::PlaneSpec;
+use crate::kernel::{DecayStep, KernelPath, Stored, dispatched, elementwise};
+use crate::plane::{PlaneMut, PlaneRef, PlaneSpec};
 use crate::reduce::Sums;
 
 /// LAMB's choices.
@@ -70,7 +70,7 @@ impl LambStep {
         self.out = Some(to_f32(self.lr * ratio));
     }
 
-    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [&mut [f32]]) {
+    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [PlaneMut<'_>]) {
         let out = self.out.expect("the trust ratio is supplied before the update");
         trusted::update(path, &(*self, out), decay, slices, planes);
     }
@@ -83,27 +83,56 @@ impl LambStep {
 }
 
 #[inline(always)]
-fn directions_portable(step: &LambStep, weights: &[f32], gradient: &[f32], m: &[f32], v: &[f32], out: &mut [f32]) {
+fn directions_portable<S: Stored>(
+    step: &LambStep,
+    weights: &[f32],
+    gradient: &[f32],
+    m: &[S],
+    v: &[S],
+    out: &mut [f32],
+) {
     let n = out.len();
     let (weights, gradient, m, v) = (&weights[..n], &gradient[..n], &m[..n], &v[..n]);
     for i in 0..n {
-        let m = step.m.of(m[i], gradient[i]);
-        let v = step.v.of_square(v[i], gradient[i]);
+        let m = step.m.of(m[i].load(), gradient[i]);
+        let v = step.v.of_square(v[i].load(), gradient[i]);
         out[i] = step.direction(weights[i], m, v);
     }
 }
 
-dispatched!(
-    /// Writes r without touching the moments: its norm comes before the update.
-    pub(crate) fn directions => directions_portable(
-        step: &LambStep,
-        weights: &[f32],
-        gradient: &[f32],
-        m: &[f32],
-        v: &[f32],
-        out: &mut [f32],
-    )
-);
+dispatched!(fn directions_f32 => directions_portable::<f32>(
+    step: &LambStep,
+    weights: &[f32],
+    gradient: &[f32],
+    m: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+));
+
+dispatched!(fn directions_bf16 => directions_portable::<u16>(
+    step: &LambStep,
+    weights: &[f32],
+    gradient: &[f32],
+    m: &[u16],
+    v: &[u16],
+    out: &mut [f32],
+));
+
+/// Writes r without touching the moments m and v: its norm comes before the update.
+pub(crate) fn directions(
+    path: KernelPath,
+    step: &LambStep,
+    weights: &[f32],
+    gradient: &[f32],
+    moments: [PlaneRef<'_>; 2],
+    out: &mut [f32],
+) {
+    match moments {
+        [PlaneRef::F32(m), PlaneRef::F32(v)] => directions_f32(path, step, weights, gradient, m, v, out),
+        [PlaneRef::Bf16(m), PlaneRef::Bf16(v)] => directions_bf16(path, step, weights, gradient, m, v, out),
+        _ => panic!("expected m and v of one dtype"),
+    }
+}
 
 elementwise!(
     /// r, scaled by lr and the trust ratio.

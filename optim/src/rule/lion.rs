@@ -9,7 +9,7 @@ use crate::config::OptimizerConfig;
 use crate::error::ConfigError;
 use crate::gradient::sign;
 use crate::kernel::{DecayStep, KernelPath, elementwise};
-use crate::plane::PlaneSpec;
+use crate::plane::{PlaneMut, PlaneSpec};
 
 /// Lion's choices.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ impl Lion {
 }
 
 impl LionStep {
-    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [&mut [f32]]) {
+    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [PlaneMut<'_>]) {
         signed::update(path, self, decay, slices, planes);
     }
 }

@@ -16,8 +16,8 @@ pub(crate) use lamb::directions;
 
 use crate::config::{Algorithm, OptimizerConfig, filled};
 use crate::error::ConfigError;
-use crate::kernel::{DecayStep, KernelPath};
-use crate::plane::PlaneSpec;
+use crate::kernel::{DecayStep, Intake, KernelPath};
+use crate::plane::{PlaneMut, PlaneSpec};
 use crate::reduce::{Reduction, Sums};
 
 /// A compiled rule.
@@ -59,16 +59,23 @@ pub(crate) struct Slices<'a> {
     pub(crate) weights: &'a [f32],
     pub(crate) next: &'a mut [f32],
     pub(crate) gradient: &'a [f32],
+    /// What becomes of the gradient on its way in.
+    pub(crate) intake: Intake,
     start: usize,
 }
 
 impl<'a> Slices<'a> {
-    pub(crate) fn new(weights: &'a [f32], next: &'a mut [f32], gradient: &'a [f32], start: usize) -> Self {
-        Self { weights, next, gradient, start }
+    pub(crate) fn new(weights: &'a [f32], next: &'a mut [f32], gradient: &'a [f32], intake: Intake) -> Self {
+        Self { weights, next, gradient, intake, start: 0 }
+    }
+
+    /// The same arrays as a part of a tensor that begins `start` elements into the planes.
+    pub(crate) fn at(self, start: usize) -> Self {
+        Self { start, ..self }
     }
 
     /// The part of `plane` that belongs to this slice.
-    pub(crate) fn of<'p>(&self, plane: &'p mut [f32]) -> &'p mut [f32] {
+    pub(crate) fn of<'p, S>(&self, plane: &'p mut [S]) -> &'p mut [S] {
         &mut plane[self.start..self.start + self.weights.len()]
     }
 }
@@ -142,7 +149,7 @@ impl RuleStep {
     }
 
     /// Updates a slice.
-    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [&mut [f32]]) {
+    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [PlaneMut<'_>]) {
         match self {
             Self::Adam(step) => step.update(path, decay, slices, planes),
             Self::Nadam(step) => step.update(path, decay, slices, planes),
@@ -156,7 +163,7 @@ impl RuleStep {
 }
 
 /// The planes of a rule as an array. A wrong number is a bug of the caller, checked before.
-pub(crate) fn exactly<'a, 'b, const N: usize>(planes: &'a mut [&'b mut [f32]]) -> &'a mut [&'b mut [f32]; N] {
+pub(crate) fn exactly<'a, 'b, const N: usize>(planes: &'a mut [PlaneMut<'b>]) -> &'a mut [PlaneMut<'b>; N] {
     planes.try_into().expect("Optimizer::update checks the number of planes")
 }
 
@@ -173,6 +180,7 @@ fn refuse_unread(config: &OptimizerConfig, algorithm: Algorithm) -> Result<(), C
         ("bias_correction", config.bias_correction.is_some(), second_moment),
         ("step_counter", config.step_counter.is_some(), algorithm.counts_updates()),
         ("amsgrad", config.amsgrad.is_some(), only(Adam)),
+        ("state_dtype", config.state_dtype.is_some(), algorithm.keeps_moments()),
         ("hyper_rounding", config.hyper_rounding.is_some(), algorithm.averages()),
         ("momentum", config.momentum.is_some(), only(Sgd)),
         ("momentum_form", config.momentum_form.is_some(), only(Sgd)),

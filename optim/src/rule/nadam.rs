@@ -11,7 +11,7 @@ use super::second_moment::{Scale, SecondMoment};
 use crate::config::{OptimizerConfig, filled};
 use crate::error::{ConfigError, non_negative};
 use crate::kernel::{DecayStep, KernelPath, elementwise};
-use crate::plane::PlaneSpec;
+use crate::plane::{PlaneMut, PlaneSpec};
 
 /// NAdam's choices.
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ fn product_at(products: &[f64], t: u64) -> f64 {
 }
 
 impl NadamStep {
-    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [&mut [f32]]) {
+    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [PlaneMut<'_>]) {
         nesterov::update(path, self, decay, slices, planes);
     }
 }

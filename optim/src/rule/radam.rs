@@ -11,7 +11,7 @@ use super::second_moment::{Scale, SecondMoment};
 use crate::config::OptimizerConfig;
 use crate::error::ConfigError;
 use crate::kernel::{DecayStep, KernelPath, elementwise};
-use crate::plane::PlaneSpec;
+use crate::plane::{PlaneMut, PlaneSpec};
 
 /// RAdam's choices.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ impl Radam {
 }
 
 impl RadamStep {
-    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [&mut [f32]]) {
+    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [PlaneMut<'_>]) {
         if self.rectified {
             rectified::update(path, self, decay, slices, planes);
         } else {

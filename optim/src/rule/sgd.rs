@@ -7,10 +7,10 @@
 
 use super::Slices;
 use super::moments::{Average, to_f32};
-use crate::config::{MomentumForm, OptimizerConfig, filled};
+use crate::config::{MomentumForm, OptimizerConfig, StateDtype, filled};
 use crate::error::ConfigError;
 use crate::kernel::{DecayStep, KernelPath, elementwise};
-use crate::plane::PlaneSpec;
+use crate::plane::{PlaneMut, PlaneSpec};
 
 /// SGD's choices.
 #[derive(Debug, Clone)]
@@ -54,6 +54,9 @@ impl Sgd {
         if sgd.momentum == 0.0 && (sgd.nesterov || sgd.dampening != 0.0) {
             return without("nesterov or dampening", "both shape a momentum buffer");
         }
+        if sgd.momentum == 0.0 && config.state_dtype == Some(StateDtype::Bf16) {
+            return without("state_dtype = \"bf16\"", "there is no state without momentum");
+        }
         if sgd.form == MomentumForm::LrInside && sgd.dampening != 0.0 {
             return without("dampening", "only the lr_outside form has dampening");
         }
@@ -84,7 +87,7 @@ impl Sgd {
 }
 
 impl SgdStep {
-    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [&mut [f32]]) {
+    pub(crate) fn update(&self, path: KernelPath, decay: DecayStep, slices: Slices<'_>, planes: &mut [PlaneMut<'_>]) {
         match (self.buffered, self.nesterov) {
             (false, _) => plain::update(path, self, decay, slices, planes),
             (true, false) => momentum::update(path, self, decay, slices, planes),

@@ -8,6 +8,7 @@ mod names;
 mod presets;
 mod run;
 mod schedules;
+mod state_dtype;
 
 use case::{Case, files};
 use halflife_optim::{KernelPath, Optimizer, OptimizerConfig};

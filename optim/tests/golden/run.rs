@@ -1,7 +1,7 @@
 //! Runs a case through the optimizer: all tensors together, or each cut into slices.
 
 use crate::case::Case;
-use halflife_optim::{Optimizer, Parameters, Reduction, StepFactors, Sums};
+use halflife_optim::{Optimizer, Parameters, Plane, Reduction, StepFactors, Sums};
 use std::collections::BTreeMap;
 
 /// Every state of every tensor after every update: `history[step - 1][tensor][state]`.
@@ -21,7 +21,7 @@ pub(crate) fn together(case: &Case, optimizer: &Optimizer) -> History {
         optimizer.step(&mut model, &gradients, step).expect("step");
         let states = model.tensors().iter().map(|tensor| {
             let planes = optimizer.planes().iter();
-            let plane = |name| tensor.plane(name).expect("plane").to_vec();
+            let plane = |name| tensor.plane(name).expect("plane").to_f32().into_owned();
             let mut states: States = planes.map(|spec| (spec.name.to_owned(), plane(spec.name))).collect();
             states.insert("p".into(), tensor.weights().to_vec());
             (tensor.name().to_owned(), states)
@@ -33,7 +33,7 @@ pub(crate) fn together(case: &Case, optimizer: &Optimizer) -> History {
 
 struct Live {
     weights: Vec<f32>,
-    planes: Vec<Vec<f32>>,
+    planes: Vec<Plane>,
     updates: u64,
 }
 
@@ -42,7 +42,7 @@ struct Live {
 pub(crate) fn sliced(case: &Case, optimizer: &Optimizer, slice: usize) -> History {
     let new = |tensor: &crate::case::TensorCase| Live {
         weights: tensor.init.clone(),
-        planes: optimizer.planes().iter().map(|plane| vec![plane.initial; plane.length(&tensor.shape)]).collect(),
+        planes: optimizer.planes().iter().map(|spec| Plane::new(spec, spec.length(&tensor.shape))).collect(),
         updates: 0,
     };
     let mut live: Vec<Live> = case.tensors.iter().map(new).collect();
@@ -87,7 +87,7 @@ fn supply(
                 assert_eq!(factors[index].pending(), Some(reduction));
                 let blocks = (0..gradient.len()).step_by(block).map(|start| {
                     let end = start.saturating_add(block).min(gradient.len());
-                    let planes: Vec<_> = live.planes.iter().map(|plane| &plane[start..end]).collect();
+                    let planes: Vec<_> = live.planes.iter().map(|plane| plane.slice(start..end)).collect();
                     optimizer.sums(&factors[index], &live.weights[start..end], &planes, &gradient[start..end])
                 });
                 Sums::combine(&blocks.collect::<Vec<_>>())
@@ -109,12 +109,12 @@ fn update(
     slice: usize,
 ) {
     if slice == 4 && !optimizer.needs_whole_tensors() {
-        let mut planes: Vec<_> = live.planes.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut planes: Vec<_> = live.planes.iter_mut().map(Plane::view_mut).collect();
         return optimizer.update_in_place(factors, &mut live.weights, &mut planes, gradient);
     }
     let mut next = vec![f32::NAN; live.weights.len()];
     if optimizer.needs_whole_tensors() {
-        let mut planes: Vec<_> = live.planes.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut planes: Vec<_> = live.planes.iter_mut().map(Plane::view_mut).collect();
         optimizer.update_tensor(factors, shape, &live.weights, &mut next, &mut planes, gradient);
         live.weights = next;
         return;
@@ -122,7 +122,7 @@ fn update(
     for start in (0..next.len()).step_by(slice) {
         let end = start.saturating_add(slice).min(next.len());
         let planes = live.planes.iter_mut();
-        let mut planes: Vec<_> = planes.map(|plane| &mut plane[start..end]).collect();
+        let mut planes: Vec<_> = planes.map(|plane| plane.slice_mut(start..end)).collect();
         let weights = &live.weights[start..end];
         optimizer.update(factors, weights, &mut next[start..end], &mut planes, &gradient[start..end]);
     }
@@ -131,7 +131,7 @@ fn update(
 
 fn states(optimizer: &Optimizer, live: &Live) -> States {
     let planes = optimizer.planes().iter().zip(&live.planes);
-    let mut states: States = planes.map(|(spec, plane)| (spec.name.to_owned(), plane.clone())).collect();
+    let mut states: States = planes.map(|(spec, plane)| (spec.name.to_owned(), plane.to_f32().into_owned())).collect();
     states.insert("p".into(), live.weights.clone());
     states
 }

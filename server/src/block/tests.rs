@@ -8,8 +8,11 @@ use halflife_proto::ids::{Generation, TensorIndex};
 const ID: BlockId = BlockId { tensor: TensorIndex(0), index: 0 };
 
 fn rules(combine: Combine, nonfinite: NonfinitePolicy) -> Arc<Rules> {
-    let config: OptimizerConfig =
-        halflife_proto::strict_toml::from_str("algorithm = \"sgd\"\nlr = 0.5").expect("a valid optimizer");
+    rules_of("algorithm = \"sgd\"\nlr = 0.5", combine, nonfinite)
+}
+
+fn rules_of(optimizer: &str, combine: Combine, nonfinite: NonfinitePolicy) -> Arc<Rules> {
+    let config: OptimizerConfig = halflife_proto::strict_toml::from_str(optimizer).expect("a valid optimizer");
     Arc::new(Rules {
         optimizer: Optimizer::new(&config, 10).expect("a valid optimizer"),
         slots: SlotTree::new(4).unwrap(),
@@ -66,6 +69,17 @@ fn a_step_is_applied_once_when_the_last_slot_is_in() {
     assert!(matches!(late, Contributed::Noted(Outcome::AlreadyApplied)));
     assert_eq!(block.at(Step(0)).unwrap().values(), [1.0, 2.0]);
     assert_eq!(block.at(Step(1)).unwrap().values(), [0.5, 1.5]);
+}
+
+#[test]
+fn planes_kept_in_bf16_are_shown_in_f32() {
+    let optimizer = "algorithm = \"sgd\"\nlr = 0.5\nmomentum = 0.9\nstate_dtype = \"bf16\"";
+    let block = initialized(&rules_of(optimizer, Combine::Mean, NonfinitePolicy::Stop));
+    contribute(&block, contribution(1, (0, 4), bytes(&[4.0, 1.0 + 1.0 / 512.0]))).unwrap().unwrap();
+    // mean over 4 slots: [1, 0.25 (1 + 2^-9)], of which bf16 keeps 0.25
+    let Payload::Dense(expected) = bytes(&[1.0, 0.25]) else { panic!("dense") };
+    assert_eq!(block.plane_at("m", Step(1)).unwrap(), expected);
+    assert_eq!(block.at(Step(1)).unwrap().values(), [0.5, 2.0 - 0.125 * (1.0 + 1.0 / 512.0)]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use halflife_optim::{StepFactors, Sums};
+use halflife_optim::{Plane, StepFactors, Sums};
 use halflife_proto::contribution::Payload;
 use halflife_proto::ids::Step;
 use halflife_proto::job::Combine;
@@ -101,7 +101,7 @@ impl Update {
                 let before = before.values();
                 each_tile(plan, held, elements, scale(rules.combine, rules.slots.root(), held), |begin, gradient| {
                     let tile = begin..begin + gradient.len();
-                    let mut planes: Vec<&mut [f32]> = planes.iter_mut().map(|plane| &mut plane[tile.clone()]).collect();
+                    let mut planes: Vec<_> = planes.iter_mut().map(|plane| plane.slice_mut(tile.clone())).collect();
                     rules.optimizer.update(&factors, &before[tile.clone()], &mut after[tile], &mut planes, gradient);
                 });
                 (factors.lr(), factors.decay())
@@ -159,7 +159,7 @@ impl Waiting {
     #[must_use]
     pub fn sums(&self) -> Sums {
         let Some(gradient) = self.gradient.as_ref().filter(|_| self.is_pending()) else { return Sums::default() };
-        let planes: Vec<&[f32]> = self.planes.iter().map(Vec::as_slice).collect();
+        let planes: Vec<_> = self.planes.iter().map(Plane::view).collect();
         self.rules.optimizer.sums(&self.factors, self.before.values(), &planes, gradient)
     }
 
@@ -182,7 +182,7 @@ impl Waiting {
         let Some(gradient) = self.gradient.take() else { return self.left_alone() };
         let mut after = self.recycled.take().unwrap_or_default();
         after.resize(gradient.len(), 0.0);
-        let mut planes: Vec<&mut [f32]> = self.planes.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut planes: Vec<_> = self.planes.iter_mut().map(Plane::view_mut).collect();
         self.rules.optimizer.update(&self.factors, self.before.values(), &mut after, &mut planes, &gradient);
         self.applied(after)
     }
@@ -199,7 +199,7 @@ impl Waiting {
         let gradient = whole(|block| block.gradient.as_deref().unwrap_or_default());
         let mut after = vec![0.0; weights.len()];
         if let Some(first) = blocks.first_mut() {
-            let mut planes: Vec<&mut [f32]> = first.planes.iter_mut().map(Vec::as_mut_slice).collect();
+            let mut planes: Vec<_> = first.planes.iter_mut().map(Plane::view_mut).collect();
             let optimizer = &first.rules.optimizer;
             optimizer.update_tensor(&first.factors, shape, &weights, &mut after, &mut planes, &gradient);
         }
