@@ -18,7 +18,7 @@ use halflife_proto::manifest::{Manifest, Role};
 use halflife_proto::membership::{Assignment, BlockSums, Notice, Order, Partial, Total};
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
-use halflife_proto::slots::{SlotRange, SlotTree};
+use halflife_proto::slots::SlotTree;
 
 use super::assignment::split_slots;
 use crate::placement::balance;
@@ -575,12 +575,6 @@ impl LeadState {
     #[must_use]
     pub fn model(&self) -> Option<&(Manifest, Placement)> {
         self.model.as_ref()
-    }
-
-    /// The slots assigned to nobody: all of them, or none.
-    #[must_use]
-    pub fn unassigned(&self) -> Vec<SlotRange> {
-        if self.workers.is_empty() { vec![self.settings.slots.root()] } else { Vec::new() }
     }
 }
 
