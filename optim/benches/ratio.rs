@@ -5,8 +5,9 @@
 //! within minutes. Prints the median ratio of the pairs with a 95 % bootstrap interval, and last
 //! what decay adds to `AdamW`'s time.
 //!
-//! `cargo bench -p halflife-optim --bench ratio -- [--pairs N] [--sizes N,N] [--threads N,N] [NAME]`
-//! (default 200 pairs, sizes 1000000,124000000, threads 1,2, every case whose name contains NAME).
+//! `cargo bench -p halflife-optim --bench ratio -- [--pairs N] [--sizes N,N] [--threads N,N] [--exact] [NAME]`
+//! (default 200 pairs, sizes 1000000,124000000, threads 1,2, every case whose name contains NAME, with
+//! `--exact` the one whose name is NAME).
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
 
 mod traffic;
@@ -57,12 +58,18 @@ struct Settings {
     sizes: Vec<usize>,
     threads: Vec<usize>,
     name: String,
+    exact: bool,
 }
 
 impl Settings {
     fn read() -> Self {
-        let mut settings =
-            Self { pairs: 200, sizes: vec![1_000_000, 124_000_000], threads: vec![1, 2], name: String::new() };
+        let mut settings = Self {
+            pairs: 200,
+            sizes: vec![1_000_000, 124_000_000],
+            threads: vec![1, 2],
+            name: String::new(),
+            exact: false,
+        };
         let list = |text: &str| text.split(',').map(|one| one.trim().parse().unwrap()).collect();
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
@@ -72,6 +79,7 @@ impl Settings {
                 "--pairs" => settings.pairs = value().parse().unwrap(),
                 "--sizes" => settings.sizes = list(&value()),
                 "--threads" => settings.threads = list(&value()),
+                "--exact" => settings.exact = true,
                 option if option.starts_with("--") => panic!("unknown option {option}"),
                 name => settings.name = name.into(),
             }
@@ -81,7 +89,7 @@ impl Settings {
     }
 
     fn asks_for(&self, case: &Case) -> bool {
-        case.name.contains(&self.name)
+        if self.exact { case.name == self.name } else { case.name.contains(&self.name) }
     }
 }
 
@@ -105,14 +113,16 @@ fn against_bound(case: &Case, size: usize, threads: usize, pairs: usize) {
     println!("| {} | {size} | {threads} | {rate:.1} | {ratio:.2} | {low:.2}-{high:.2} |", case.name);
 }
 
-/// One row: `AdamW`'s time over that of the same rule without decay.
+/// One row: `AdamW`'s time over that of the same rule without decay, on the same arrays: where they
+/// lie would make a difference of its own.
 fn decay_on_off(size: usize, threads: usize, pairs: usize) {
-    let (on, off) = (adam(true), adam(false));
-    let (mut with, mut without) = (parts(&on, size, threads), parts(&off, size, threads));
-    let ratios = (0..pairs).map(|_| {
-        let on = seconds(&mut with, |part| part.update(&on));
-        on / seconds(&mut without, |part| part.update(&off))
-    });
+    let [on, off] = [adam(true), adam(false)];
+    let mut parts = parts(&on, size, threads);
+    let mut timed = |case: &Case| {
+        parts.iter_mut().for_each(|part| part.switch_to(case));
+        seconds(&mut parts, |part| part.update(case))
+    };
+    let ratios = (0..pairs).map(|_| timed(&on) / timed(&off));
     let [ratio, low, high] = median_interval(ratios.collect());
     println!("| adamw, time with decay / without | {size} | {threads} | | {ratio:.3} | {low:.3}-{high:.3} |");
 }

@@ -98,6 +98,12 @@ impl Part {
         part
     }
 
+    /// Goes on with another case that has the same planes.
+    #[allow(dead_code)] // not every bench compares two cases
+    pub fn switch_to(&mut self, case: &Case) {
+        self.factors = case.optimizer.factors(&case.optimizer.tensor("w", &self.shape), 500, 500);
+    }
+
     /// One update of the tensor, its norms included.
     pub fn update(&mut self, case: &Case) {
         let mut planes: Vec<PlaneMut<'_>> = self.planes.iter_mut().map(Plane::view_mut).collect();

@@ -8,10 +8,12 @@
 
 mod intake;
 pub(crate) mod order;
+mod prefetch;
 mod stored;
 
 pub(crate) use intake::{AsIs, Coupled, Intake, Limited, Takes, limit};
 pub(crate) use order::{Apply, DecayStep, NoDecay, Order, with_order};
+pub(crate) use prefetch::{TILE, prefetch};
 pub(crate) use stored::Stored;
 
 /// Which build of the loops runs. They give the same bits; this is for tests and measurements.
@@ -92,7 +94,8 @@ macro_rules! elementwise {
         mod $module {
             use super::*;
             use $crate::kernel::{
-                Apply, AsIs, DecayStep, Intake, KernelPath, NoDecay, Stored, Takes, dispatched, with_order,
+                Apply, AsIs, DecayStep, Intake, KernelPath, NoDecay, Stored, TILE, Takes, dispatched, prefetch,
+                with_order,
             };
             use $crate::plane::PlaneMut;
             use $crate::rule::{Slices, exactly};
@@ -113,19 +116,29 @@ macro_rules! elementwise {
                 let n = next.len();
                 let (weights, gradient) = (&weights[..n], &gradient[..n]);
                 $(let $plane = &mut $plane[..n];)*
-                for i in 0..n {
-                    let $w = weights[i];
-                    let $g = intake.take(gradient[i], $w);
-                    let u;
-                    ($($plane[i],)*) = {
-                        $(let mut $plane = $plane[i].load();)*
-                        u = {
-                            $(let $plane = &mut $plane;)*
-                            $body
+                for start in (0..n).step_by(TILE) {
+                    let tile = start..n.min(start + TILE);
+                    prefetch(weights, start);
+                    prefetch(next, start);
+                    prefetch(gradient, start);
+                    $(prefetch($plane, start);)*
+                    let (weights, gradient) = (&weights[tile.clone()], &gradient[tile.clone()]);
+                    $(let $plane = &mut $plane[tile.clone()];)*
+                    let next = &mut next[tile];
+                    for i in 0..next.len() {
+                        let $w = weights[i];
+                        let $g = intake.take(gradient[i], $w);
+                        let u;
+                        ($($plane[i],)*) = {
+                            $(let mut $plane = $plane[i].load();)*
+                            u = {
+                                $(let $plane = &mut $plane;)*
+                                $body
+                            };
+                            ($(S::store($plane),)*)
                         };
-                        ($(S::store($plane),)*)
-                    };
-                    next[i] = apply.apply($w, u, d);
+                        next[i] = apply.apply($w, u, d);
+                    }
                 }
             }
 
