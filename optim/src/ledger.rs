@@ -27,7 +27,7 @@ impl DecayLedger {
         self.add(factors.log_remaining());
     }
 
-    fn add(&mut self, log_remaining: f64) {
+    pub(crate) fn add(&mut self, log_remaining: f64) {
         self.steps += 1;
         self.log_remaining += log_remaining;
     }
@@ -69,7 +69,8 @@ impl StepFactors {
     }
 }
 
-fn log_remaining(decay: f64) -> f64 {
+/// ln(1 - d).
+pub(crate) fn log_remaining(decay: f64) -> f64 {
     libm::log1p(-decay.min(1.0))
 }
 

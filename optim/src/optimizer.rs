@@ -195,7 +195,7 @@ impl Optimizer {
     }
 
     /// The lr of a tensor, and the schedule it follows.
-    fn lr_of(&self, rule: &TensorRule, step: u64) -> (f64, &Schedule) {
+    pub(crate) fn lr_of(&self, rule: &TensorRule, step: u64) -> (f64, &Schedule) {
         assert!(step >= 1, "steps are counted from 1");
         let group = rule.group.and_then(|index| self.groups[index].lr.as_ref());
         let schedule = group.unwrap_or(&self.lr);

@@ -1,6 +1,8 @@
 //! Configurations that hold, but cannot mean what they say.
 
 use crate::config::{DecayMode, DecayScale, OptimizerConfig, StateDtype};
+use crate::group::TensorRule;
+use crate::ledger::{self, DecayLedger};
 use crate::optimizer::Optimizer;
 use std::fmt;
 
@@ -63,6 +65,19 @@ pub enum DecayWarning {
         /// Names of the tensors.
         tensors: Vec<String>,
     },
+    /// One of the above about the lr or the decay, of the tensors of one group.
+    OfGroup {
+        /// Name of the group.
+        group: String,
+        /// What looks wrong there.
+        warning: Box<DecayWarning>,
+    },
+}
+
+impl DecayWarning {
+    fn is_of_group(&self, other: &Self) -> bool {
+        matches!(self, Self::OfGroup { warning, .. } if **warning == *other)
+    }
 }
 
 impl fmt::Display for DecayWarning {
@@ -110,6 +125,7 @@ impl fmt::Display for DecayWarning {
                  {}",
                 tensors.join(", ")
             ),
+            Self::OfGroup { group, warning } => write!(f, "group {group:?}: {warning}"),
         }
     }
 }
@@ -130,30 +146,45 @@ pub(crate) fn of_moments(config: &OptimizerConfig) -> Option<DecayWarning> {
 }
 
 impl Optimizer {
-    /// What looks wrong about the decay and the moments of a run over `tensors` (name, shape). Judges a tensor of
-    /// no group, names those of rank 0 and 1 that decay, and says when none does. Costs a pass
-    /// over the schedule.
+    /// What looks wrong about the decay and the moments of a run over `tensors` (name, shape): of
+    /// every group that holds one of them ([`Optimizer::group_rules`] when there are none), each
+    /// warning once. Names the tensors of rank 0 and 1 that decay, and says when none does. Costs
+    /// a pass over the schedule per group.
     #[must_use]
     pub fn warnings<'a>(&self, tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Vec<DecayWarning> {
-        let (run_steps, warmup_steps) = (self.run_steps, self.lr_schedule().warmup_steps());
+        let tensors: Vec<_> = tensors.into_iter().collect();
+        let mut rules = if tensors.is_empty() { self.group_rules() } else { Vec::new() };
+        for (name, shape) in &tensors {
+            let rule = self.tensor(name, shape);
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+        rules.sort_by_key(|rule| rule.group); // what all tensors share is said of no group
         let mut warnings: Vec<_> = self.moments_warning.iter().cloned().collect();
-        if warmup_steps > run_steps {
-            warnings.push(DecayWarning::WarmupLongerThanRun { warmup_steps, run_steps });
+        for rule in &rules {
+            for warning in self.warnings_of(rule) {
+                if !warnings.contains(&warning) && !warnings.iter().any(|known| known.is_of_group(&warning)) {
+                    warnings.push(match rule.group() {
+                        Some(group) => DecayWarning::OfGroup { group: group.to_owned(), warning: Box::new(warning) },
+                        None => warning,
+                    });
+                }
+            }
         }
         if self.decay.mode != DecayMode::None {
-            warnings.extend(self.decoupled_warnings());
-            warnings.extend(self.tensor_warning(tensors));
+            warnings.extend(self.tensor_warning(&tensors));
         }
         warnings
     }
 
-    fn tensor_warning<'a>(&self, tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Option<DecayWarning> {
+    fn tensor_warning(&self, tensors: &[(&str, &[usize])]) -> Option<DecayWarning> {
         let (mut names, mut vectors, mut decays) = (Vec::new(), Vec::new(), false);
         for (name, shape) in tensors {
-            names.push(name.to_owned());
+            names.push((*name).to_owned());
             if self.tensor(name, shape).decays() {
                 decays = true;
-                vectors.extend((shape.len() <= 1).then(|| name.to_owned()));
+                vectors.extend((shape.len() <= 1).then(|| (*name).to_owned()));
             }
         }
         if !decays && !names.is_empty() && self.decay.acts_on(1.0) {
@@ -162,18 +193,30 @@ impl Optimizer {
         (!vectors.is_empty()).then_some(DecayWarning::DecaysVectors { tensors: vectors })
     }
 
+    /// What looks wrong about the lr and the decay of the tensors of `rule`.
     #[allow(clippy::cast_precision_loss)] // exact below 2^53 steps
-    fn decoupled_warnings(&self) -> Vec<DecayWarning> {
-        if self.decay.mode != DecayMode::Decoupled {
-            return Vec::new();
-        }
-        let rule = crate::group::TensorRule::ungrouped();
-        let factors = (1..=self.run_steps).map(|step| (self.decay_factor(&rule, step, step), step));
-        let (factor, step) = factors.fold((0.0, 0), |largest, one| if one.0 > largest.0 { one } else { largest });
-        if factor >= 1.0 {
-            return vec![DecayWarning::TakesEverything { step, factor }];
-        }
+    fn warnings_of(&self, rule: &TensorRule) -> Vec<DecayWarning> {
+        let (run_steps, warmup_steps) = (self.run_steps, self.lr_of(rule, 1).1.warmup_steps());
         let mut warnings = Vec::new();
+        if warmup_steps > run_steps {
+            warnings.push(DecayWarning::WarmupLongerThanRun { warmup_steps, run_steps });
+        }
+        if self.decay.mode != DecayMode::Decoupled {
+            return warnings;
+        }
+        let (mut ledger, mut largest) = (DecayLedger::default(), (0.0, 0));
+        for step in 1..=run_steps {
+            let factor = self.decay_factor(rule, step, step);
+            ledger.add(ledger::log_remaining(factor));
+            if factor > largest.0 {
+                largest = (factor, step);
+            }
+        }
+        let (factor, step) = largest;
+        if factor >= 1.0 {
+            warnings.push(DecayWarning::TakesEverything { step, factor });
+            return warnings;
+        }
         // The paper's decay follows the shape of the schedule, not the size of the lr.
         let without_lr = matches!(self.decay.scale, DecayScale::Nothing | DecayScale::Schedule);
         if without_lr && factor >= RAW_DECAY_SUSPECT {
@@ -182,10 +225,9 @@ impl Optimizer {
         if factor > 0.0 && factor < F32_HALF_ULP {
             warnings.push(DecayWarning::BelowF32 { factor });
         }
-        let Some(timescale_steps) = self.ledger(&rule, self.run_steps).timescale_steps() else {
+        let Some(timescale_steps) = ledger.timescale_steps() else {
             return warnings;
         };
-        let (run_steps, warmup_steps) = (self.run_steps, self.lr_schedule().warmup_steps());
         if timescale_steps > run_steps as f64 {
             warnings.push(DecayWarning::LongerThanRun { timescale_steps, run_steps });
         }

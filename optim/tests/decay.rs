@@ -133,6 +133,46 @@ fn a_large_decay_by_the_schedule_alone_is_as_suspect_as_a_raw_one() {
 }
 
 #[test]
+fn a_group_is_judged_by_its_own_numbers() {
+    let text = r#"
+        lr = 0.001
+        weight_decay = { mode = "decoupled", value = 2.0, scaled_by = "lr" }
+        [[groups]]
+        name = "head"
+        patterns = ["^head"]
+        decay_mult = 600.0
+        [[groups]]
+        name = "slow"
+        patterns = ["^slow"]
+        lr = { kind = "warmup", steps = 2000, then = 1e-9 }
+        [[groups]]
+        name = "alike"
+        patterns = ["^alike"]
+    "#;
+    let optimizer = build(text, 1000);
+    let of = |group: &str, warning| DecayWarning::OfGroup { group: group.into(), warning: Box::new(warning) };
+    let found = |names: &[&str]| optimizer.warnings(names.iter().map(|name| (*name, &[2, 2][..])));
+    let head = of("head", DecayWarning::TakesEverything { step: 1, factor: 1.2 });
+    let slow = of("slow", DecayWarning::WarmupLongerThanRun { warmup_steps: 2000, run_steps: 1000 });
+    assert_eq!(found(&["w", "alike.w"]), vec![], "a timescale of 500 steps is half the run");
+    assert_eq!(found(&["w", "head.w"]), [head.clone()]);
+    assert_eq!(
+        head.to_string(),
+        "group \"head\": decay takes 1.2 of a weight at step 1: at 1 and above weights change sign"
+    );
+    let all = found(&["slow.w", "head.w", "w"]);
+    assert!(all.contains(&head) && all.contains(&slow), "{all:?}");
+    assert!(all.iter().all(|warning| matches!(warning, DecayWarning::OfGroup { .. })), "{all:?}");
+    assert_eq!(optimizer.warnings([]), all, "of no tensors all groups are judged");
+
+    let alike = build(&text.replace("2.0", "0.01"), 1000);
+    let repeated = alike.warnings([("alike.w", &[2, 2][..]), ("w", &[2, 2][..])]);
+    assert!(matches!(repeated[..], [DecayWarning::LongerThanRun { .. }]), "said once: {repeated:?}");
+    let shared = alike.warnings([("alike.w", &[2, 2][..])]);
+    assert!(matches!(shared[..], [DecayWarning::OfGroup { .. }]), "{shared:?}");
+}
+
+#[test]
 fn groups_that_spare_every_tensor_are_named() {
     let optimizer = build("preset = \"mxnet-0.7\"\nlr = 0.1", 10);
     let nothing = |tensors: &[(&str, &[usize])]| {
