@@ -4,7 +4,7 @@
 
 use crate::config::WeightDecayConfig;
 use crate::config::{Algorithm, DecayMode, DecayOrder, DecayScale, OptimizerConfig, filled};
-use crate::error::ConfigError;
+use crate::error::{ConfigError, spelled};
 use crate::kernel::{DecayStep, Order};
 use crate::schedule::{Schedule, ScheduleConfig};
 
@@ -86,18 +86,18 @@ impl Decay {
         let conflict = |left: &str, right: String, reason| {
             Err(ConfigError::Conflict {
                 left: format!("weight_decay.{left}"),
-                right: format!("weight_decay.{right}").to_lowercase(),
+                right: format!("weight_decay.{right}"),
                 reason,
             })
         };
         if self.cautious && self.order == DecayOrder::After {
             let reason = "the mask compares the update with the weight before it";
-            return conflict("cautious", format!("order = {:?}", self.order), reason);
+            return conflict("cautious", format!("order = {}", spelled(self.order)), reason);
         }
         let of_lamb = self.scale == DecayScale::Lr && self.order == DecayOrder::Fused;
         if self.inside_trust_ratio && (!of_lamb || self.cautious) {
             let reason = "decay inside the trust ratio is scaled by lr, fused and not cautious";
-            let right = format!("scaled_by = {:?}, order = {:?}", self.scale, self.order);
+            let right = format!("scaled_by = {}, order = {}", spelled(self.scale), spelled(self.order));
             return conflict("inside_trust_ratio", right, reason);
         }
         Ok(())
@@ -193,7 +193,7 @@ fn inside_trust_ratio(config: &OptimizerConfig, decay: &WeightDecayConfig) -> bo
 fn refuse_unread(decay: &WeightDecayConfig, mode: DecayMode, algorithm: Algorithm) -> Result<(), ConfigError> {
     let decoupled = mode == DecayMode::Decoupled;
     let by_schedule = decay.scaled_by == Some(DecayScale::Schedule);
-    let by_mode = || format!("weight_decay.mode = {mode:?}").to_lowercase();
+    let by_mode = || format!("weight_decay.mode = {}", spelled(mode));
     let read = [
         ("value", decay.value.is_some(), mode != DecayMode::None),
         ("scaled_by", decay.scaled_by.is_some(), decoupled),

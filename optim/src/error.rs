@@ -61,6 +61,19 @@ impl ConfigError {
     }
 }
 
+/// A choice as configurations spell it: `LrInside` is `lr_inside`.
+pub(crate) fn spelled(choice: impl std::fmt::Debug) -> String {
+    let name = format!("{choice:?}");
+    let mut spelled = String::with_capacity(name.len() + 2);
+    for (index, letter) in name.chars().enumerate() {
+        if index > 0 && letter.is_uppercase() {
+            spelled.push('_');
+        }
+        spelled.extend(letter.to_lowercase());
+    }
+    spelled
+}
+
 /// Checks that `value` is finite and at least zero.
 pub(crate) fn non_negative(field: &str, value: f64) -> Result<(), ConfigError> {
     if value.is_finite() && value >= 0.0 {

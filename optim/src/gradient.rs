@@ -1,7 +1,7 @@
 //! The gradient pipeline, compiled: operations on a gradient in the configured order.
 
 use crate::config::{DecayMode, GradientOp, NormForm, OptimizerConfig, filled};
-use crate::error::{ConfigError, positive};
+use crate::error::{ConfigError, positive, spelled};
 use crate::kernel::{Coupled, Intake, Limited, dispatched, limit};
 use crate::reduce::Reduction;
 
@@ -66,7 +66,7 @@ impl Pipeline {
             _ => {
                 return Err(ConfigError::Conflict {
                     left: format!("gradient ops {placed:?}").to_lowercase(),
-                    right: format!("weight_decay.mode = {mode:?}").to_lowercase(),
+                    right: format!("weight_decay.mode = {}", spelled(mode)),
                     reason: "coupled decay enters the gradient once, by the op of its mode",
                 });
             }

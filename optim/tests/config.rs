@@ -1,6 +1,6 @@
 //! The configuration: strict, round-tripping, and refused with a reason when it cannot hold.
 
-use halflife_optim::{ConfigError, Optimizer, OptimizerConfig};
+use halflife_optim::{ConfigError, DecayMode, Optimizer, OptimizerConfig, Reduction, Span};
 
 const FULL: &str = r#"
     algorithm = "adam"
@@ -86,6 +86,17 @@ fn what_cannot_hold_is_refused_with_its_field() {
         ("lr = 1.0\n[[groups]]\nname = \"g\"", "groups.g.patterns is missing"),
         ("lr = 1.0\n[[groups]]\nname = \"g\"\nrank_max = 1\nlr_mult = -1.0", "groups.g.lr_mult"),
         ("lr = { kind = \"table\", values = [] }", "lr.values"),
+        ("lr = 1.0\nalgorithm = \"sgd\"\neps = 1e-8", "eps is set, but algorithm = sgd"),
+        ("lr = 1.0\nalgorithm = \"lion\"\neps = 1e-8", "eps is set, but algorithm = lion"),
+        ("lr = 1.0\nalgorithm = \"lion\"\nstep_counter = \"global\"", "step_counter is set"),
+        (
+            "lr = 1.0\nalgorithm = \"sgd\"\nmomentum = 0.9\nmomentum_form = \"lr_inside\"\ndampening = 0.5",
+            "momentum = 0.9, momentum_form = lr_inside",
+        ),
+        ("lr = 1.0\ngradient = [{ op = \"rescale\", by = 0.0 }]", "gradient.rescale.by"),
+        ("lr = 1.0\ngradient = [{ op = \"clip_value\", at = -1.0 }]", "gradient.clip_value.at"),
+        ("lr = 1.0\ngradient = [{ op = \"clip_norm\", max_norm = 0.0 }]", "gradient.clip_norm.max_norm"),
+        ("lr = 1.0\ngradient = [{ op = \"clip_global_norm\", max_norm = nan }]", "gradient.clip_global_norm"),
         ("lr = { kind = \"step\", base = 1.0, every = 0, gamma = 0.1 }", "lr.every"),
     ] {
         let error = refusal(text);
@@ -125,4 +136,79 @@ fn schedules_hold_their_last_value() {
         assert_eq!(schedule.value(20).to_bits(), schedule.value(1_000_000).to_bits(), "{lr}");
         assert!(schedule.value(20) < schedule.peak(20), "{lr}");
     }
+}
+
+#[test]
+fn decays_that_cannot_hold_are_refused_with_their_reason() {
+    let refused = |algorithm: &str, decay: &str, part: &str| {
+        let text = format!("lr = 1.0\nalgorithm = \"{algorithm}\"\nweight_decay = {{ mode = \"decoupled\", {decay} }}");
+        let error = refusal(&text);
+        assert!(error.contains(part), "{text}\n{error}");
+    };
+    let corrected = "value = 0.1, scaled_by = \"corrected_lr\", inside_trust_ratio = true";
+    refused("lamb", corrected, "weight_decay.scaled_by = corrected_lr, order =");
+    refused("adam", "value = 0.1, cautious = true, order = \"after\"", "cautious");
+    refused("adam", "half_life = \"9 steps\", timescale = \"9 steps\"", "they set the same number");
+    refused("adam", "value = 0.1, half_life = \"9 steps\"", "they set the same number");
+    refused("adam", "value = 0.1, scaled_by = \"lr\", schedule = 1.0", "weight_decay.schedule is set");
+    refused("adam", "value = 0.1, inside_trust_ratio = true", "inside_trust_ratio is set, but algorithm = adam");
+    for decay in ["scaled_by = \"nothing\"", "order = \"before\"", "cautious = true"] {
+        refused("lamb", &format!("value = 0.1, {decay}"), "inside the trust ratio");
+        let outside = format!("value = 0.1, inside_trust_ratio = false, {decay}");
+        build(&format!("lr = 1.0\nalgorithm = \"lamb\"\nweight_decay = {{ mode = \"decoupled\", {outside} }}"))
+            .unwrap_or_else(|error| panic!("{decay}: {error}"));
+    }
+}
+
+#[test]
+fn a_group_changes_only_what_it_says() {
+    let optimizer = build("lr = 1.0\n[[groups]]\nname = \"g\"\npatterns = [\"w\"]").unwrap();
+    let rule = optimizer.tensor("w", &[2]);
+    assert_eq!((rule.group(), rule.lr_mult(), rule.decay_mult()), (Some("g"), 1.0, 1.0));
+    let text = "lr = 1.0\n[[groups]]\nname = \"g\"\npatterns = [\"w\"]\nlr_mult = 0.5\ndecay_mult = 3.0";
+    let rule = build(text).unwrap().tensor("w", &[2]);
+    assert_eq!((rule.lr_mult(), rule.decay_mult()), (0.5, 3.0));
+}
+
+#[test]
+fn a_preset_gives_its_decay_to_what_leaves_it_open() {
+    let decay = |text: &str| {
+        let config: OptimizerConfig =
+            toml::from_str(&format!("preset = \"keras-adamw\"\nlr = 0.1\nweight_decay = {{ {text} }}")).unwrap();
+        let decay = config.expanded().unwrap().weight_decay.unwrap();
+        (decay.mode, decay.value.is_some(), decay.half_life.is_some() || decay.timescale.is_some())
+    };
+    let decoupled = Some(DecayMode::Decoupled);
+    assert_eq!(decay("order = \"before\""), (decoupled, true, false));
+    assert_eq!(decay("mode = \"decoupled\""), (decoupled, true, false), "the preset's own mode");
+    assert_eq!(decay("half_life = \"9 steps\""), (decoupled, false, true), "a span in the value's place");
+    assert_eq!(decay("timescale = \"9 steps\""), (decoupled, false, true));
+    assert_eq!(decay("mode = \"none\""), (Some(DecayMode::None), false, false), "another mode takes nothing");
+}
+
+#[test]
+fn spans_are_a_number_above_zero_and_a_unit() {
+    let parsed = |text: &str| text.parse::<Span>().map(|span| span.to_string()).ok();
+    assert_eq!(parsed("9 steps").as_deref(), Some("9 steps"));
+    assert_eq!(parsed(" 0.5  epochs ").as_deref(), Some("0.5 epochs"));
+    assert_eq!(String::from(Span::Steps(2.0)), "2 steps");
+    for text in ["0 steps", "-1 steps", "inf steps", "nan epochs", "9", "9 weeks", "steps"] {
+        assert_eq!(parsed(text), None, "{text}");
+    }
+}
+
+#[test]
+fn the_cost_of_state_is_told() {
+    let cost = |text: &str| {
+        let optimizer = build(text).unwrap();
+        (optimizer.state_bytes_per_parameter(), optimizer.needs_whole_tensors(), optimizer.reductions())
+    };
+    assert_eq!(cost("lr = 1.0"), (8, false, vec![]));
+    assert_eq!(cost("lr = 1.0\namsgrad = true\nstate_dtype = \"bf16\""), (6, false, vec![]));
+    assert_eq!(cost("lr = 1.0\nalgorithm = \"sgd\""), (0, false, vec![]));
+    assert_eq!(cost("lr = 1.0\nalgorithm = \"lamb\""), (8, false, vec![Reduction::TrustRatio]));
+    assert_eq!(cost("lr = 1.0\nalgorithm = \"adafactor_torch\""), (0, true, vec![]));
+    let clipped = cost("lr = 1.0\ngradient = [{ op = \"clip_global_norm\", max_norm = 1.0 }]");
+    assert_eq!(clipped, (8, false, vec![Reduction::GlobalNorm]));
+    assert!(Reduction::GlobalNorm.is_global() && !Reduction::TrustRatio.is_global());
 }

@@ -1,6 +1,6 @@
 //! What decay does over a run: half-lives, ledgers, equivalents, warnings.
 
-use halflife_optim::{DecayScale, DecayWarning, Optimizer, OptimizerConfig, Parameters};
+use halflife_optim::{DecayLedger, DecayScale, DecayWarning, Optimizer, OptimizerConfig, Parameters};
 
 fn build(text: &str, steps: u64) -> Optimizer {
     let config: OptimizerConfig = toml::from_str(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
@@ -66,6 +66,12 @@ fn an_equivalent_under_another_convention_decays_as_much() {
 }
 
 #[test]
+fn a_decay_of_zero_has_no_equivalent() {
+    let optimizer = build("lr = 0.1\nweight_decay = { mode = \"decoupled\", value = 0.0 }", 10);
+    assert_eq!(optimizer.equivalent_decay(&optimizer.tensor("w", &[2, 2]), DecayScale::Nothing).unwrap(), None);
+}
+
+#[test]
 fn adamc_scales_decay_by_the_square_of_lr() {
     let optimizer = build(&decay("value = 0.5, scaled_by = \"lr_squared\""), 1000);
     let rule = optimizer.tensor("w", &[2, 2]);
@@ -89,7 +95,50 @@ fn cautious_decay_spares_weights_that_the_update_pulls_outwards() {
         // u = 0.5 g; w shrinks by a quarter only where u w >= 0.
         optimizer.update(&factors, &[1.0, 1.0, -1.0, 2.0], &mut next, &mut [], &[1.0, -1.0, 1.0, 0.0]);
         assert_eq!(next, [0.25, 1.5, -1.5, 1.5], "{order}");
+        optimizer.update(&factors, &[-2.0, 0.0, 0.0, -1.0], &mut next, &mut [], &[0.0, 0.0, 1.0, -1.0]);
+        assert_eq!(next, [-1.5, 0.0, -0.5, -0.25], "{order}: an update of 0 opposes no weight");
     }
+}
+
+#[test]
+fn a_recorded_run_is_the_ledger_of_the_run() {
+    for (mode, decays) in [("decoupled", true), ("l2", false)] {
+        let optimizer = build(&format!("{WARMUP_COSINE}weight_decay = {{ mode = \"{mode}\", value = 0.3 }}"), 200);
+        let rule = optimizer.tensor("w", &[2, 2]);
+        let mut recorded = DecayLedger::default();
+        (1..=200).for_each(|step| recorded.record(&optimizer.factors(&rule, step, step)));
+        assert_eq!(recorded, optimizer.ledger(&rule, 200), "{mode}");
+        assert_eq!((recorded.steps, recorded.log_remaining < 0.0), (200, decays), "{mode}");
+    }
+}
+
+#[test]
+fn every_rule_with_moments_tells_decay_its_bias_correction() {
+    for algorithm in ["adam", "nadam_torch", "nadam_optax", "radam", "lamb"] {
+        let outside = if algorithm == "lamb" { ", inside_trust_ratio = false" } else { "" };
+        let text = format!(
+            "algorithm = \"{algorithm}\"\nlr = 0.01\nbetas = [0.9, 0.999]\n\
+             weight_decay = {{ mode = \"decoupled\", value = 0.5, scaled_by = \"corrected_lr\"{outside} }}"
+        );
+        let optimizer = build(&text, 10);
+        let found = optimizer.factors(&optimizer.tensor("w", &[2, 2]), 3, 3).decay();
+        let expected = 0.5 * 0.01 * (1.0 - 0.999_f64.powi(3)).sqrt() / (1.0 - 0.9_f64.powi(3));
+        assert!((found / expected - 1.0).abs() < 1e-6, "{algorithm}: {found} {expected}");
+    }
+}
+
+#[test]
+fn spans_that_no_factor_below_one_reaches_are_refused() {
+    let solved = |half_life: &str| {
+        let text = format!("lr = 0.1\nweight_decay = {{ mode = \"decoupled\", half_life = \"{half_life} steps\" }}");
+        let config: OptimizerConfig = toml::from_str(&text).unwrap();
+        Optimizer::new(&config, 10)
+    };
+    let error = solved("0.01").unwrap_err().to_string();
+    assert!(error.contains("a span that factors below 1 can reach"), "{error}");
+    let optimizer = solved("0.1").unwrap();
+    let remaining = optimizer.ledger(&optimizer.tensor("w", &[2, 2]), 10).log_remaining;
+    assert!((remaining + 100.0 * std::f64::consts::LN_2).abs() < 1e-6, "{remaining}");
 }
 
 #[test]
@@ -133,6 +182,15 @@ fn a_large_decay_by_the_schedule_alone_is_as_suspect_as_a_raw_one() {
 }
 
 #[test]
+fn a_decay_that_f32_shows_is_not_called_too_small() {
+    for (value, lost) in [(2e-8, true), (4e-8, false), (1e-6, false)] {
+        let text = format!("lr = 1.0\nweight_decay = {{ mode = \"decoupled\", value = {value:e} }}");
+        let found = build(&text, 10).warnings([]);
+        assert_eq!(found.iter().any(|w| matches!(w, DecayWarning::BelowF32 { .. })), lost, "{value}: {found:?}");
+    }
+}
+
+#[test]
 fn a_group_is_judged_by_its_own_numbers() {
     let text = r#"
         lr = 0.001
@@ -155,7 +213,7 @@ fn a_group_is_judged_by_its_own_numbers() {
     let head = of("head", DecayWarning::TakesEverything { step: 1, factor: 1.2 });
     let slow = of("slow", DecayWarning::WarmupLongerThanRun { warmup_steps: 2000, run_steps: 1000 });
     assert_eq!(found(&["w", "alike.w"]), vec![], "a timescale of 500 steps is half the run");
-    assert_eq!(found(&["w", "head.w"]), [head.clone()]);
+    assert_eq!(found(&["w", "head.w"]), std::slice::from_ref(&head));
     assert_eq!(
         head.to_string(),
         "group \"head\": decay takes 1.2 of a weight at step 1: at 1 and above weights change sign"

@@ -180,6 +180,9 @@ fn adafactor_limits_its_step_and_its_scales() {
     assert!((moved - before.abs() * 0.5).abs() < 1e-6, "{before} {moved}");
     let (_, moved) = step(1.0, &[2.0], &[1], 0.1, 1);
     assert!((moved - 0.1).abs() < 1e-6, "{moved}");
+    // So does one of a matrix: var = row col / mean(row) = 4.
+    let (_, moved) = step(1.0, &[2.0; 12], &[3, 4], 0.1, 1);
+    assert!((moved - 0.1).abs() < 1e-6, "{moved}");
     // rms(w) counts as at least eps2.
     let (_, moved) = step(1e-6, &[2.0], &[1], 0.1, 1);
     assert!((moved - 1e-4).abs() < 1e-9, "{moved}");
@@ -187,4 +190,82 @@ fn adafactor_limits_its_step_and_its_scales() {
     let (_, moved) = step(1.0, &[1e-5; 4], &[2, 2], 0.001, 1);
     let expected = 1e-5 / (1e-20_f64 / f64::from(f32::EPSILON)).sqrt();
     assert!((moved / 0.001 / expected - 1.0).abs() < 1e-3 && expected > 30.0, "{moved} {expected}");
+}
+
+/// LAMB in f64 from its definition, with decay `wd` inside the trust ratio.
+fn lamb_by_definition(w: &mut [f64], m: &mut [f64], v: &mut [f64], g: &[f32], t: i32, lr: f64, wd: f64) {
+    let [bc1, bc2] = [0.9_f64, 0.999].map(|beta| 1.0 - beta.powi(t));
+    let directions: Vec<f64> = (0..w.len())
+        .map(|i| {
+            let g = f64::from(g[i]);
+            m[i] = 0.9 * m[i] + 0.1 * g;
+            v[i] = 0.999 * v[i] + 0.001 * g * g;
+            (m[i] / bc1) / ((v[i] / bc2).sqrt() + 1e-6) + wd * w[i]
+        })
+        .collect();
+    let norm = |values: &[f64]| values.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let ratio = norm(w) / norm(&directions);
+    w.iter_mut().zip(directions).for_each(|(w, r)| *w -= lr * ratio * r);
+}
+
+#[test]
+fn lamb_over_many_tiles_with_a_decay_that_changes_follows_its_definition() {
+    let optimizer = build(
+        "algorithm = \"lamb\"\nlr = 0.01\neps = 1e-6\n\
+         weight_decay = { mode = \"decoupled\", value = { kind = \"table\", values = [0.5, 0.05, 0.2, 0.3] } }",
+    );
+    let size = 5000;
+    let gradient = |step: u64| -> Vec<f32> {
+        (0..size).map(|i| ((i * i) as f32 * 0.01 + step as f32).sin() * (1.0 + (i / 1000) as f32)).collect()
+    };
+    let weights: Vec<f32> = (0..size).map(|i| (i as f32 * 0.37).cos()).collect();
+    let mut exact: Vec<f64> = weights.iter().map(|w| f64::from(*w)).collect();
+    let (mut m, mut v) = (vec![0.0; size], vec![0.0; size]);
+    let mut model = Parameters::default();
+    model.add(&optimizer, "w", &[size], weights).unwrap();
+    for (step, wd) in [(1, 0.5), (2, 0.05), (3, 0.2), (4, 0.3)] {
+        let gradient = gradient(step);
+        optimizer.step(&mut model, &[Some(&gradient)], step).unwrap();
+        lamb_by_definition(&mut exact, &mut m, &mut v, &gradient, step as i32, 0.01, wd);
+    }
+    assert_eq!(model.tensors()[0].updates(), 4);
+    let worst =
+        exact.iter().zip(model.tensors()[0].weights()).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0.0, f64::max);
+    assert!(worst < 2e-6, "{worst}");
+}
+
+#[test]
+fn both_places_of_eps_agree_when_there_is_next_to_none() {
+    for algorithm in ["adam", "nadam_torch", "nadam_optax", "radam", "lamb"] {
+        let [inside, outside] = ["corrected", "uncorrected"].map(|place| {
+            let text = format!("algorithm = \"{algorithm}\"\nlr = 0.01\neps = 1e-30\neps_placement = \"{place}\"");
+            let optimizer = build(&text);
+            let mut model = Parameters::default();
+            model.add(&optimizer, "w", &[3], vec![1.0, -2.0, 0.5]).unwrap();
+            for step in 1..=8 {
+                optimizer.step(&mut model, &[Some(&[0.3, -1.0 / step as f32, 2.0])], step).unwrap();
+            }
+            model.tensors()[0].weights().to_vec()
+        });
+        for (a, b) in inside.iter().zip(&outside) {
+            assert!((a - b).abs() < 1e-6, "{algorithm}: {inside:?} {outside:?}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "no reduction is pending")]
+fn a_ratio_supplied_twice_is_a_mistake() {
+    let optimizer = build("algorithm = \"lamb\"\nlr = 0.1");
+    let mut factors = optimizer.factors(&optimizer.tensor("w", &[2]), 1, 1);
+    factors.supply(Sums([4.0, 1.0]));
+    factors.supply(Sums([4.0, 1.0]));
+}
+
+#[test]
+fn parts_of_planes_know_when_they_are_empty() {
+    let optimizer = build("lr = 0.1");
+    let mut plane = Plane::new(&optimizer.planes()[0], 2);
+    assert!(!plane.view().is_empty() && plane.slice(1..1).is_empty());
+    assert!(!plane.view_mut().is_empty() && plane.slice_mut(2..2).is_empty());
 }

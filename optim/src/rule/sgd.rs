@@ -8,7 +8,7 @@
 use super::Slices;
 use super::moments::{Average, to_f32};
 use crate::config::{MomentumForm, OptimizerConfig, StateDtype, filled};
-use crate::error::ConfigError;
+use crate::error::{ConfigError, spelled};
 use crate::kernel::{DecayStep, KernelPath, elementwise};
 use crate::plane::{PlaneMut, PlaneSpec};
 
@@ -47,7 +47,7 @@ impl Sgd {
         let without = |left: &str, reason| {
             Err(ConfigError::Conflict {
                 left: left.into(),
-                right: format!("momentum = {}, {:?}", sgd.momentum, sgd.form).to_lowercase(),
+                right: format!("momentum = {}, momentum_form = {}", sgd.momentum, spelled(sgd.form)),
                 reason,
             })
         };
