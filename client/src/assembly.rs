@@ -106,7 +106,7 @@ impl Assembly {
 
     fn copy(&mut self, number: usize, block: &PlannedBlock, weights: &BlockWeights) {
         let mut next = self.next.take().unwrap_or_else(|| self.fresh_arena());
-        bytemuck::cast_slice_mut::<f32, u8>(&mut next[block.arena.clone()]).copy_from_slice(&weights.data);
+        weights.data.copy_to(bytemuck::cast_slice_mut(&mut next[block.arena.clone()]));
         self.next = Some(next);
         if self.plan.first_trainable() == Some(number) {
             (self.lr, self.decay) = (weights.lr, weights.decay);
@@ -214,7 +214,7 @@ mod tests {
     fn block(assembly: &Assembly, number: usize, step: u64) -> (ServerIndex, BlockWeights) {
         let planned = &assembly.plan.blocks()[number];
         let values = vec![(100 * number) as f32 + step as f32; planned.arena.len()];
-        let data = Bytes::from(bytemuck::cast_slice::<f32, u8>(&values).to_vec());
+        let data = Bytes::from(bytemuck::cast_slice::<f32, u8>(&values).to_vec()).into();
         let (lr, decay) = (step as f64, number as f64);
         (planned.server, BlockWeights { block: planned.id, generation: GENERATION, step: Step(step), data, lr, decay })
     }
@@ -287,7 +287,10 @@ mod tests {
         let unknown = BlockId { tensor: TensorIndex(2), index: 0 };
         for (found, expected) in [
             (BlockWeights { block: unknown, ..good.clone() }, "found block 2/0"),
-            (BlockWeights { data: good.data.slice(1..), ..good.clone() }, "expected 8 bytes, found 7"),
+            (
+                BlockWeights { data: good.data.clone().into_contiguous().slice(1..).into(), ..good.clone() },
+                "expected 8 bytes, found 7",
+            ),
             (BlockWeights { generation: Generation(2), ..good.clone() }, "expected generation 3, found 2"),
             (BlockWeights { step: Step(4), ..good.clone() }, "expected step 5 or later, found step 4"),
             (BlockWeights { step: Step(10), ..good.clone() }, "expected step 9 at most, found step 10"),

@@ -112,7 +112,7 @@ impl Puller {
                 return Err(ClientError::bad_weights(url, violation));
             }
             let place = &mut version.values[planned.arena.clone()];
-            bytemuck::cast_slice_mut::<f32, u8>(place).copy_from_slice(&weights.data);
+            weights.data.copy_to(bytemuck::cast_slice_mut(place));
             if self.plan.first_trainable() == Some(*number) {
                 (version.lr, version.decay) = (weights.lr, weights.decay);
             }

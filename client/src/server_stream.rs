@@ -3,10 +3,14 @@
 //! Reading and writing are independent: the reader is a task of its own, the writer is polled by the
 //! connection. Neither waits for the other.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use halflife_proto::STEP_PATH;
+use halflife_proto::contribution::{BlockWeights, Contribution};
+use halflife_proto::framing::{self, Framed, IncomingMessages, OutgoingMessages, TensorData};
 use halflife_proto::hello::Hello;
 use halflife_proto::ids::{Generation, ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
@@ -16,11 +20,15 @@ use halflife_proto::v1::step_response::Message as Down;
 use halflife_proto::wire::{read_acknowledgement, read_hello, read_weights, required};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::Streaming;
+use tonic::body::Body;
+use tonic::codegen::http::{self, HeaderValue, header};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+use tower_service::Service as _;
 
 use crate::assembler::{Arrival, Content};
 use crate::block_plan::BlockPlan;
-use crate::connection::{call, connect, data_client};
+use crate::connection::{call, connect};
 use crate::error::{ClientError, status_cause};
 use crate::session::SessionHandle;
 use crate::shipment::Shipment;
@@ -40,7 +48,7 @@ pub(crate) struct ServerStream {
 pub(crate) struct ServerReader {
     server: ServerIndex,
     url: String,
-    responses: Streaming<v1::StepResponse>,
+    responses: IncomingMessages,
 }
 
 /// Opens the stream to a server on a connection of its own, once; weights begin with `from_step`.
@@ -52,16 +60,39 @@ pub(crate) async fn open(
     from_step: Option<Step>,
     plan: &Arc<BlockPlan>,
 ) -> Result<(ServerStream, ServerReader, Option<Step>), ClientError> {
-    let mut client = data_client(connect(url).await?);
+    let channel = connect(url).await?;
     let (shipments, queue) = mpsc::channel(SHIPMENTS_QUEUED_MAX);
     let first = v1::StepRequest { message: Some(Up::Hello(hello.into())), from_step: from_step.map(|step| step.0) };
     let outgoing = Outgoing { plan: Arc::clone(plan), server, generation: hello.generation, queue, current: None };
-    let requests = tokio_stream::once(first).chain(outgoing);
-    let mut responses = call(url, client.step(requests)).await?;
+    let requests = tokio_stream::once(framing::message(&first)).chain(outgoing).map(Ok);
+    let mut responses = call(url, step_stream(channel, OutgoingMessages::request(requests))).await?;
     let welcome = call(url, async { responses.message().await.map(tonic::Response::new) }).await?;
+    let welcome = welcome.map(|(response, _)| response);
     let step = read_welcome(welcome, server, hello, url)?;
     let reader = ServerReader { server, url: url.to_owned(), responses };
     Ok((ServerStream { server, url: url.to_owned(), shipments }, reader, step))
+}
+
+/// Opens a step stream on `channel` that sends `body`.
+async fn step_stream(mut channel: Channel, body: Body) -> Result<Response<IncomingMessages>, Status> {
+    let mut request = http::Request::new(body);
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = http::Uri::from_static(STEP_PATH);
+    request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let failed = |error: tonic::transport::Error| Status::from_error(error.into());
+    poll_fn(|context| channel.poll_ready(context)).await.map_err(failed)?;
+    let (head, body) = channel.call(request).await.map_err(failed)?.into_parts();
+    // A refusal before the stream is in the headers.
+    if let Some(status) = Status::from_header_map(&head.headers)
+        && status.code() != tonic::Code::Ok
+    {
+        return Err(status);
+    }
+    if head.status != http::StatusCode::OK {
+        return Err(Status::unavailable(format!("expected HTTP status 200, got {}", head.status)));
+    }
+    Ok(Response::new(IncomingMessages::new(body)))
 }
 
 fn read_welcome(
@@ -90,7 +121,7 @@ impl ServerReader {
         let server = self.server;
         let cause = loop {
             let content = match self.responses.message().await {
-                Ok(Some(response)) => match self.read(response, &session) {
+                Ok(Some((response, data))) => match self.read(response, data, &session) {
                     Ok(Some(weights)) => Content::Weights(weights),
                     Ok(None) => continue,
                     Err(refusal) => return session.fail(ClientError::bad_message(&self.url, refusal)),
@@ -114,10 +145,11 @@ impl ServerReader {
     fn read(
         &self,
         response: v1::StepResponse,
+        data: TensorData,
         session: &SessionHandle,
-    ) -> Result<Option<halflife_proto::contribution::BlockWeights>, Refusal> {
+    ) -> Result<Option<BlockWeights>, Refusal> {
         match required(response.message, "message")? {
-            Down::Weights(weights) => read_weights(weights).map(Some),
+            Down::Weights(weights) => Ok(Some(BlockWeights { data, ..read_weights(weights)? })),
             Down::Acknowledgement(acknowledgement) => {
                 let acknowledgement = read_acknowledgement(acknowledgement)?;
                 tracing::trace!(server = self.server.0, ?acknowledgement, "acknowledged");
@@ -145,13 +177,13 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn next_contribution(&mut self) -> Option<v1::Contribution> {
+    fn next_contribution(&mut self) -> Option<Contribution> {
         let (shipment, next) = self.current.as_mut()?;
         let numbers = self.plan.numbers_of_server(self.server);
         while let Some(number) = numbers.get(*next) {
             *next += 1;
             if let Some(contribution) = shipment.contribution(&self.plan.blocks()[*number], self.generation) {
-                return Some(contribution.into());
+                return Some(contribution);
             }
         }
         self.current = None;
@@ -160,15 +192,12 @@ impl Outgoing {
 }
 
 impl Stream for Outgoing {
-    type Item = v1::StepRequest;
+    type Item = Framed;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<v1::StepRequest>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Framed>> {
         loop {
             if let Some(contribution) = self.next_contribution() {
-                return Poll::Ready(Some(v1::StepRequest {
-                    message: Some(Up::Contribution(contribution)),
-                    from_step: None,
-                }));
+                return Poll::Ready(Some(framing::contribution(contribution)));
             }
             match ready!(self.queue.poll_recv(context)) {
                 Some(shipment) => self.current = Some((shipment, 0)),

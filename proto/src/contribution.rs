@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::blocks::BlockId;
+use crate::framing::TensorData;
 use crate::ids::{Generation, Step};
 use crate::slots::SlotRange;
 
@@ -88,7 +89,7 @@ pub struct BlockWeights {
     /// Updates seen.
     pub step: Step,
     /// Little-endian f32.
-    pub data: Bytes,
+    pub data: TensorData,
     /// Learning rate its last update used.
     pub lr: f64,
     /// Decay factor its last update used.

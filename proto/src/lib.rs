@@ -11,6 +11,7 @@
 
 pub mod blocks;
 pub mod contribution;
+pub mod framing;
 pub mod hello;
 pub mod ids;
 pub mod job;
@@ -34,6 +35,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 
 /// The version of the contract this build speaks. Peers of another version refuse each other.
 pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Path of the step stream, which both ends serve through [`framing`].
+pub const STEP_PATH: &str = "/halflife.v1.Data/Step";
 
 /// Largest gRPC message either side accepts, in bytes: one block of [`blocks::BLOCK_ELEMENTS_MAX`]
 /// f32 elements and its header, with room to spare.

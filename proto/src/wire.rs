@@ -252,7 +252,7 @@ impl From<BlockWeights> for v1::WeightBlock {
             generation: weights.generation.0,
             step: weights.step.0,
             dtype: v1::Dtype::F32.into(),
-            data: weights.data,
+            data: weights.data.into_contiguous(),
             lr: weights.lr,
             decay: weights.decay,
         }
@@ -269,7 +269,7 @@ pub fn read_weights(wire: v1::WeightBlock) -> Result<BlockWeights, Refusal> {
         block: read_block_id(wire.block)?,
         generation: Generation(wire.generation),
         step: Step(wire.step),
-        data: wire.data,
+        data: wire.data.into(),
         lr: wire.lr,
         decay: wire.decay,
     })

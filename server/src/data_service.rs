@@ -1,14 +1,18 @@
 //! The data service: gradients in, weights out. An edge: it parses, calls the shard, and answers.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use halflife_proto::contribution::{Contribution, Outcome, Payload};
+use halflife_proto::framing::{IncomingMessages, OutgoingMessages, TensorData};
 use halflife_proto::hello::Hello;
 use halflife_proto::ids::Step;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotRange;
 use halflife_proto::v1::{self, data_server::Data, step_request, step_response::Message};
 use halflife_proto::{PULL_BLOCKS_MAX, PULL_BYTES_MAX, wire};
+use tokio_stream::Stream;
+use tonic::body::Body;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
@@ -42,30 +46,11 @@ impl DataService {
 
 #[tonic::async_trait]
 impl Data for DataService {
-    type StepStream = Outgoing;
+    type StepStream = Pin<Box<dyn Stream<Item = Result<v1::StepResponse, Status>> + Send>>;
 
-    async fn step(&self, request: Request<Streaming<v1::StepRequest>>) -> Result<Response<Outgoing>, Status> {
-        let mut incoming = request.into_inner();
-        let first = incoming.message().await?.ok_or_else(|| hello_expected("the end of the stream"))?;
-        let from_step = first.from_step.map(Step);
-        let Some(step_request::Message::Hello(hello)) = first.message else {
-            return Err(hello_expected("another message").into());
-        };
-        let (shard, peer) = self.shard_for(Some(hello))?;
-        let outbox = Arc::new(Outbox::default());
-        outbox.reply(Message::Welcome(v1::Welcome {
-            server: Some((&shard.identity().hello()).into()),
-            server_index: shard.identity().index.0,
-            step: shard.complete().map(|step| step.0),
-        }));
-        let id = shard.open_session(from_step, &outbox)?;
-        debug!(%peer.incarnation, "session opened");
-        let session = Session { shard: shard.clone(), id, outbox: outbox.clone() };
-        let generation = shard.identity().generation;
-        // Reading never waits for writing: the reader is a task of its own, the writer is the
-        // response stream.
-        tokio::spawn(read_contributions(incoming, shard, outbox.clone()));
-        Ok(Response::new(Outgoing::new(outbox, generation, session)))
+    async fn step(&self, _: Request<Streaming<v1::StepRequest>>) -> Result<Response<Self::StepStream>, Status> {
+        // `StepEdge` answers this path before the generated code sees it.
+        Err(Status::internal("step streams are served by their own edge"))
     }
 
     async fn initialize(
@@ -119,6 +104,34 @@ fn hello_expected(found: &str) -> Refusal {
     Refusal::mismatch(RefusalCause::Malformed, "first message of a step stream", "hello", found)
 }
 
+impl DataService {
+    /// Opens a step stream: what comes in goes to the shard, what comes out is the body.
+    pub(crate) async fn open_step_stream(&self, body: Body) -> Result<Body, Status> {
+        let mut incoming = IncomingMessages::new(body);
+        let first = incoming.message::<v1::StepRequest>().await?;
+        let (first, _) = first.ok_or_else(|| hello_expected("the end of the stream"))?;
+        let from_step = first.from_step.map(Step);
+        let Some(step_request::Message::Hello(hello)) = first.message else {
+            return Err(hello_expected("another message").into());
+        };
+        let (shard, peer) = self.shard_for(Some(hello))?;
+        let outbox = Arc::new(Outbox::default());
+        outbox.reply(Message::Welcome(v1::Welcome {
+            server: Some((&shard.identity().hello()).into()),
+            server_index: shard.identity().index.0,
+            step: shard.complete().map(|step| step.0),
+        }));
+        let id = shard.open_session(from_step, &outbox)?;
+        debug!(%peer.incarnation, "session opened");
+        let session = Session { shard: shard.clone(), id, outbox: outbox.clone() };
+        let generation = shard.identity().generation;
+        // Reading never waits for writing: the reader is a task of its own, the writer is the
+        // response body.
+        tokio::spawn(read_contributions(incoming, shard, outbox.clone()));
+        Ok(OutgoingMessages::response(Outgoing::new(outbox, generation, session)))
+    }
+}
+
 /// Closes its session when the connection lets go of the response stream.
 struct Session {
     shard: Arc<Shard>,
@@ -133,11 +146,11 @@ impl Drop for Session {
     }
 }
 
-async fn read_contributions(mut incoming: Streaming<v1::StepRequest>, shard: Arc<Shard>, outbox: Arc<Outbox>) {
+async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, outbox: Arc<Outbox>) {
     while !outbox.is_closed() {
-        match incoming.message().await {
-            Ok(Some(request)) => {
-                if let Some(reply) = answer(&shard, request) {
+        match incoming.message::<v1::StepRequest>().await {
+            Ok(Some((request, data))) => {
+                if let Some(reply) = answer(&shard, request, data) {
                     outbox.reply(reply);
                 }
             }
@@ -153,9 +166,11 @@ async fn read_contributions(mut incoming: Streaming<v1::StepRequest>, shard: Arc
 }
 
 /// The reply a request needs, if any: contributions that count are answered by the step's weights.
-fn answer(shard: &Arc<Shard>, request: v1::StepRequest) -> Option<Message> {
+fn answer(shard: &Arc<Shard>, request: v1::StepRequest, data: TensorData) -> Option<Message> {
     let contribution = match request.message {
-        Some(step_request::Message::Contribution(contribution)) => wire::read_contribution(contribution),
+        Some(step_request::Message::Contribution(contribution)) => {
+            wire::read_contribution(v1::Contribution { data: data.into_contiguous(), ..contribution })
+        }
         Some(step_request::Message::Hello(_)) => {
             Err(Refusal::mismatch(RefusalCause::Malformed, "step stream", "one hello", "another"))
         }

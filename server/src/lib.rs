@@ -26,6 +26,7 @@ mod reduction;
 mod registry;
 pub mod server;
 pub mod shard;
+pub mod step_edge;
 
 pub use config::{ConfigError, JobSpec};
 pub use server::{Part, RunningServer, ServerEnd, ServerError, ServerOptions, start};

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::BlockWeights;
+use halflife_proto::framing::{self, Framed};
 use halflife_proto::ids::Generation;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1::{self, step_response::Message};
@@ -99,17 +100,17 @@ impl State {
         }
     }
 
-    fn next(&mut self, generation: Generation) -> Option<Message> {
+    fn next(&mut self, generation: Generation) -> Option<Framed> {
         if let Some(reply) = self.replies.pop_front() {
-            return Some(reply);
+            return Some(framing::message(&v1::StepResponse { message: Some(reply) }));
         }
         let (block, version) = self.baseline.pop_front().or_else(|| {
             let block = self.order.pop_front()?;
             Some((block, self.newest.remove(&block)?))
         })?;
         let (step, lr, decay) = (version.step, version.lr, version.decay);
-        let weights = BlockWeights { block, generation, step, data: version.bytes(), lr, decay };
-        Some(Message::Weights(weights.into()))
+        let weights = BlockWeights { block, generation, step, data: version.bytes().into(), lr, decay };
+        Some(framing::weights(weights))
     }
 }
 
@@ -129,12 +130,12 @@ impl Outgoing {
 }
 
 impl Stream for Outgoing {
-    type Item = Result<v1::StepResponse, Status>;
+    type Item = Result<Framed, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut state = self.outbox.lock();
         if let Some(message) = state.next(self.generation) {
-            return Poll::Ready(Some(Ok(v1::StepResponse { message: Some(message) })));
+            return Poll::Ready(Some(Ok(message)));
         }
         match &mut state.end {
             Some(status) => Poll::Ready(status.take().map(Err)),
@@ -149,6 +150,7 @@ impl Stream for Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use halflife_proto::framing::MessageReader;
     use halflife_proto::ids::{Step, TensorIndex};
 
     fn block(index: u32) -> BlockId {
@@ -159,11 +161,18 @@ mod tests {
         Version::new(Step(step), 0.0, 0.0, vec![step as f32])
     }
 
+    fn read(framed: Framed) -> Option<Message> {
+        let mut reader = MessageReader::default();
+        reader.push(framed.head);
+        reader.push(framed.data);
+        reader.next_message::<v1::StepResponse>().unwrap().unwrap().0.message
+    }
+
     fn drain(outbox: &Outbox) -> Vec<(u32, u64)> {
         let mut state = outbox.lock();
         std::iter::from_fn(|| state.next(Generation(1)))
-            .map(|message| match message {
-                Message::Weights(weights) => {
+            .map(|framed| match read(framed) {
+                Some(Message::Weights(weights)) => {
                     let id = halflife_proto::wire::read_block_id(weights.block).unwrap();
                     (id.index, weights.step)
                 }

@@ -28,6 +28,7 @@ use crate::lead::control_service::ControlService;
 use crate::lead::{InitialWeights, InitialWeightsError, Lead};
 use crate::node::{CHANNEL_CAPACITY, Node, NodeEnd};
 use crate::shard::{Identity, ShardPlace};
+use crate::step_edge::StepEdge;
 
 /// How long open connections may take to end once the server does.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -273,9 +274,7 @@ async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors were compiled into this binary");
-    let data = DataServer::new(DataService::new(place))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let data = StepEdge::new(DataService::new(place));
     let control = ControlServer::new(control)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);

@@ -429,6 +429,7 @@ impl Shard {
                 None => version.bytes(),
                 Some(name) => block.plane_at(name, step)?,
             };
+            let data = data.into();
             Ok(BlockWeights { block: *id, generation, step, data, lr: version.lr, decay: version.decay })
         };
         Ok((step, ids.iter().map(read).collect::<Result<_, Refusal>>()?))

@@ -171,7 +171,7 @@ impl State {
             data.truncate(data.len() - 1);
         }
         let (lr, decay) = (step.0 as f64, 10.0 * step.0 as f64);
-        Some(BlockWeights { block: id, generation: GENERATION, step: *step, data, lr, decay }.into())
+        Some(BlockWeights { block: id, generation: GENERATION, step: *step, data: data.into(), lr, decay }.into())
     }
 
     /// The newest weights of a tensor.
