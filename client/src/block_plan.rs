@@ -117,7 +117,7 @@ pub(crate) mod example {
             (0..blocks).map(|_| deal()).collect::<Vec<_>>()
         });
         let owners = owners.collect();
-        let urls = vec!["http://a".to_owned(), "http://b".to_owned()];
+        let urls = vec!["http://a".to_owned().into(), "http://b".to_owned().into()];
         let placement = Placement::new(&manifest, 1, BLOCK_ELEMENTS, urls, owners).unwrap();
         let layout = Layout::new(&manifest);
         let plan = BlockPlan::new(&manifest, &layout, &placement);

@@ -4,19 +4,21 @@ use std::time::Duration;
 
 use halflife_proto::v1::control_client::ControlClient;
 use halflife_proto::v1::data_client::DataClient;
-use halflife_proto::{HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, MESSAGE_BYTES_MAX};
+use halflife_proto::{
+    HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEPALIVE_INTERVAL_S, KEEPALIVE_TIMEOUT_S, MESSAGE_BYTES_MAX,
+};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 use crate::error::{ClientError, causes};
 
 /// One attempt at a TCP connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// One attempt at a unary call, and at opening a stream.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// A peer that answers no ping for interval + timeout is lost.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(KEEPALIVE_INTERVAL_S);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(KEEPALIVE_TIMEOUT_S);
 
 /// Connects once. Each call makes a connection of its own.
 pub(crate) async fn connect(url: &str) -> Result<Channel, ClientError> {

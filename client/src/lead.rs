@@ -8,7 +8,7 @@ use halflife_proto::ids::{Incarnation, Step};
 use halflife_proto::job::JobDescription;
 use halflife_proto::manifest::Manifest;
 use halflife_proto::membership::Assignment;
-use halflife_proto::placement::Placement;
+use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
 use halflife_proto::v1::control_client::ControlClient;
@@ -42,6 +42,8 @@ pub(crate) struct Admission {
     pub(crate) placement: Placement,
     /// One per server.
     pub(crate) urls: Arc<[String]>,
+    /// One per server, empty without one.
+    pub(crate) unix_sockets: Vec<String>,
     /// Newest step complete on every server.
     pub(crate) step: Option<Step>,
     pub(crate) number: u32,
@@ -176,9 +178,13 @@ impl Admission {
             false => None,
         };
         // A server that does not know its own URL is the lead, whom we have just reached.
-        let url = |url: &String| if url.is_empty() { lead_url.to_owned() } else { url.clone() };
+        let url = |server: &ServerAddress| match server.url.as_str() {
+            "" => lead_url.to_owned(),
+            url => url.to_owned(),
+        };
         Ok(Admission {
             urls: placement.servers().iter().map(url).collect(),
+            unix_sockets: placement.servers().iter().map(|server| server.unix_socket.clone()).collect(),
             step: wire.step.map(Step),
             hello: Hello { generation: job.generation, ..hello },
             job,

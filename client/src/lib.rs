@@ -22,6 +22,7 @@ mod assembler;
 mod assembly;
 mod block_plan;
 mod buffer_pool;
+mod bulk;
 mod connection;
 mod error;
 mod gradient;

@@ -3,14 +3,12 @@
 //! Reading and writing are independent: the reader is a task of its own, the writer is polled by the
 //! connection. Neither waits for the other.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use halflife_proto::STEP_PATH;
 use halflife_proto::contribution::{BlockWeights, Contribution};
-use halflife_proto::framing::{self, Framed, IncomingMessages, OutgoingMessages, TensorData};
+use halflife_proto::framing::{self, Framed, Heads, IncomingMessages, OutgoingMessages, TensorData};
 use halflife_proto::hello::Hello;
 use halflife_proto::ids::{Generation, ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
@@ -20,15 +18,12 @@ use halflife_proto::v1::step_response::Message as Down;
 use halflife_proto::wire::{read_acknowledgement, read_hello, read_weights, required};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::body::Body;
-use tonic::codegen::http::{self, HeaderValue, header};
-use tonic::transport::Channel;
-use tonic::{Response, Status};
-use tower_service::Service as _;
+use tonic::Response;
 
 use crate::assembler::{Arrival, Content};
 use crate::block_plan::BlockPlan;
-use crate::connection::{call, connect};
+use crate::bulk::Bulk;
+use crate::connection::call;
 use crate::error::{ClientError, status_cause};
 use crate::session::SessionHandle;
 use crate::shipment::Shipment;
@@ -51,48 +46,36 @@ pub(crate) struct ServerReader {
     responses: IncomingMessages,
 }
 
+/// What [`open`] gives: both halves, and the newest step that the server has complete.
+pub(crate) type Opened = (ServerStream, ServerReader, Option<Step>);
+
 /// Opens the stream to a server on a connection of its own, once; weights begin with `from_step`.
-/// Also says the newest step that the server has complete.
 pub(crate) async fn open(
     url: &str,
     server: ServerIndex,
     hello: &Hello,
     from_step: Option<Step>,
     plan: &Arc<BlockPlan>,
-) -> Result<(ServerStream, ServerReader, Option<Step>), ClientError> {
-    let channel = connect(url).await?;
+) -> Result<Opened, ClientError> {
+    let bulk = Bulk::connect(url).await?;
     let (shipments, queue) = mpsc::channel(SHIPMENTS_QUEUED_MAX);
     let first = v1::StepRequest { message: Some(Up::Hello(hello.into())), from_step: from_step.map(|step| step.0) };
-    let outgoing = Outgoing { plan: Arc::clone(plan), server, generation: hello.generation, queue, current: None };
+    let outgoing = Outgoing {
+        plan: Arc::clone(plan),
+        server,
+        generation: hello.generation,
+        queue,
+        current: None,
+        heads: Heads::default(),
+    };
     let requests = tokio_stream::once(framing::message(&first)).chain(outgoing).map(Ok);
-    let mut responses = call(url, step_stream(channel, OutgoingMessages::request(requests))).await?;
-    let welcome = call(url, async { responses.message().await.map(tonic::Response::new) }).await?;
+    let body = OutgoingMessages::request(requests);
+    let mut responses = IncomingMessages::new(call(url, async { bulk.step(body).await.map(Response::new) }).await?);
+    let welcome = call(url, async { responses.message().await.map(Response::new) }).await?;
     let welcome = welcome.map(|(response, _)| response);
     let step = read_welcome(welcome, server, hello, url)?;
     let reader = ServerReader { server, url: url.to_owned(), responses };
     Ok((ServerStream { server, url: url.to_owned(), shipments }, reader, step))
-}
-
-/// Opens a step stream on `channel` that sends `body`.
-async fn step_stream(mut channel: Channel, body: Body) -> Result<Response<IncomingMessages>, Status> {
-    let mut request = http::Request::new(body);
-    *request.method_mut() = http::Method::POST;
-    *request.uri_mut() = http::Uri::from_static(STEP_PATH);
-    request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
-    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    let failed = |error: tonic::transport::Error| Status::from_error(error.into());
-    poll_fn(|context| channel.poll_ready(context)).await.map_err(failed)?;
-    let (head, body) = channel.call(request).await.map_err(failed)?.into_parts();
-    // A refusal before the stream is in the headers.
-    if let Some(status) = Status::from_header_map(&head.headers)
-        && status.code() != tonic::Code::Ok
-    {
-        return Err(status);
-    }
-    if head.status != http::StatusCode::OK {
-        return Err(Status::unavailable(format!("expected HTTP status 200, got {}", head.status)));
-    }
-    Ok(Response::new(IncomingMessages::new(body)))
 }
 
 fn read_welcome(
@@ -174,6 +157,7 @@ struct Outgoing {
     queue: mpsc::Receiver<Shipment>,
     /// The shipment being sent, and which of the server's blocks is next.
     current: Option<(Shipment, usize)>,
+    heads: Heads,
 }
 
 impl Outgoing {
@@ -197,7 +181,7 @@ impl Stream for Outgoing {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Framed>> {
         loop {
             if let Some(contribution) = self.next_contribution() {
-                return Poll::Ready(Some(framing::contribution(contribution)));
+                return Poll::Ready(Some(framing::contribution(contribution, &mut self.heads)));
             }
             match ready!(self.queue.poll_recv(context)) {
                 Some(shipment) => self.current = Some((shipment, 0)),

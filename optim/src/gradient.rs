@@ -4,6 +4,10 @@ use crate::config::{DecayMode, GradientOp, NormForm, OptimizerConfig, filled};
 use crate::error::{ConfigError, positive, spelled};
 use crate::kernel::{Coupled, Intake, Limited, dispatched, limit};
 use crate::reduce::Reduction;
+use smallvec::SmallVec;
+
+/// The operations of a step, in order. Made for every block of every step, so kept without allocating.
+pub(crate) type Stages = SmallVec<[Stage; 4]>;
 
 /// One operation with this step's numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,7 +82,7 @@ impl Pipeline {
     /// The stages of a step whose coupled decay is `coupled`. Stages that change nothing are
     /// left out, so that zero decay is the same bits as none.
     #[allow(clippy::cast_possible_truncation)] // gradients are f32
-    pub(crate) fn stages(&self, coupled: f64) -> Vec<Stage> {
+    pub(crate) fn stages(&self, coupled: f64) -> Stages {
         let stage = |op: &GradientOp| match *op {
             GradientOp::Rescale { by: 1.0 } => None,
             GradientOp::Rescale { by } => Some(Stage::Scale(by as f32)),

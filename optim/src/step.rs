@@ -1,6 +1,6 @@
 //! The numbers of one step for one tensor.
 
-use crate::gradient::Stage;
+use crate::gradient::{Stage, Stages};
 use crate::kernel::DecayStep;
 use crate::reduce::{Reduction, Sums};
 use crate::rule::RuleStep;
@@ -12,7 +12,7 @@ pub struct StepFactors {
     pub(crate) lr: f64,
     pub(crate) decay: f64,
     pub(crate) decoupled: bool,
-    pub(crate) gradient: Vec<Stage>,
+    pub(crate) gradient: Stages,
     pub(crate) decay_step: DecayStep,
     pub(crate) rule: RuleStep,
 }

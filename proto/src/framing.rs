@@ -8,6 +8,7 @@
 //! of fields.
 
 mod body;
+mod heads;
 mod tensor_data;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use thiserror::Error;
 use tonic::Status;
 
 pub use body::{IncomingMessages, OutgoingMessages, content_type_is_grpc};
+pub use heads::Heads;
 pub use tensor_data::TensorData;
 
 use crate::contribution::{BlockWeights, Contribution};
@@ -58,22 +60,22 @@ pub fn message(message: &impl Message) -> Framed {
 
 /// A `StepRequest` that holds `contribution`.
 #[must_use]
-pub fn contribution(contribution: Contribution) -> Framed {
+pub fn contribution(contribution: Contribution, heads: &mut Heads) -> Framed {
     let mut wire = v1::Contribution::from(contribution);
     let data = std::mem::take(&mut wire.data);
-    with_data(field::REQUEST_CONTRIBUTION, &wire, field::CONTRIBUTION_DATA, data)
+    with_data(field::REQUEST_CONTRIBUTION, &wire, field::CONTRIBUTION_DATA, data, heads)
 }
 
 /// A `StepResponse` that holds `weights`.
 #[must_use]
-pub fn weights(weights: BlockWeights) -> Framed {
+pub fn weights(weights: BlockWeights, heads: &mut Heads) -> Framed {
     let mut wire = v1::WeightBlock::from(weights);
     let data = std::mem::take(&mut wire.data);
-    with_data(field::RESPONSE_WEIGHTS, &wire, field::WEIGHTS_DATA, data)
+    with_data(field::RESPONSE_WEIGHTS, &wire, field::WEIGHTS_DATA, data, heads)
 }
 
 /// A message whose only field `outer` is `inner`, with `data` as its last field.
-fn with_data(outer: u32, inner: &impl Message, data_field: u32, data: Bytes) -> Framed {
+fn with_data(outer: u32, inner: &impl Message, data_field: u32, data: Bytes, heads: &mut Heads) -> Framed {
     let data_head = match data.len() {
         0 => 0, // protobuf's empty: left out
         len => key_len(data_field) + encoded_len_varint(len as u64),
@@ -81,20 +83,20 @@ fn with_data(outer: u32, inner: &impl Message, data_field: u32, data: Bytes) -> 
     let inner_len = inner.encoded_len() + data_head + data.len();
     let len = key_len(outer) + encoded_len_varint(inner_len as u64) + inner_len;
     let copied = data.len() <= COPIED_BYTES_MAX;
-    let mut head = BytesMut::with_capacity(PREFIX_BYTES + if copied { len } else { len - data.len() });
-    put_prefix(&mut head, len);
-    encode_key(outer, WireType::LengthDelimited, &mut head);
-    encode_varint(inner_len as u64, &mut head);
-    inner.encode_raw(&mut head);
-    if data_head > 0 {
-        encode_key(data_field, WireType::LengthDelimited, &mut head);
-        encode_varint(data.len() as u64, &mut head);
-    }
-    if copied {
-        head.put_slice(&data);
-        return Framed { head: head.freeze(), data: Bytes::new() };
-    }
-    Framed { head: head.freeze(), data }
+    let head = heads.write(PREFIX_BYTES + if copied { len } else { len - data.len() }, |head| {
+        put_prefix(head, len);
+        encode_key(outer, WireType::LengthDelimited, head);
+        encode_varint(inner_len as u64, head);
+        inner.encode_raw(head);
+        if data_head > 0 {
+            encode_key(data_field, WireType::LengthDelimited, head);
+            encode_varint(data.len() as u64, head);
+        }
+        if copied {
+            head.put_slice(&data);
+        }
+    });
+    Framed { head, data: if copied { Bytes::new() } else { data } }
 }
 
 fn put_prefix(head: &mut BytesMut, len: usize) {
@@ -289,14 +291,14 @@ mod tests {
         #[test]
         fn what_is_written_is_what_prost_reads(data in proptest::collection::vec(any::<u8>(), 0..9000)) {
             let sent = some_contribution(data.clone());
-            let framed = bytes(&contribution(sent.clone()));
+            let framed = bytes(&contribution(sent.clone(), &mut Heads::default()));
             prop_assert_eq!(&framed[..5], &[&[0][..], &(framed.len() as u32 - 5).to_be_bytes()].concat());
             let read = v1::StepRequest::decode(&framed[5..]).unwrap();
             let message = Some(step_request::Message::Contribution(sent.into()));
             prop_assert_eq!(read, v1::StepRequest { message, from_step: None });
 
             let sent = some_weights(data);
-            let read = v1::StepResponse::decode(&bytes(&weights(sent.clone()))[5..]).unwrap();
+            let read = v1::StepResponse::decode(&bytes(&weights(sent.clone(), &mut Heads::default()))[5..]).unwrap();
             let message = Some(step_response::Message::Weights(sent.into()));
             prop_assert_eq!(read, v1::StepResponse { message });
         }
@@ -352,7 +354,7 @@ mod tests {
         /// A valid message with bytes changed: an error or another message, never a panic.
         #[test]
         fn damage_is_never_a_panic(at in 5usize..60, value in any::<u8>(), cut in 1usize..60) {
-            let mut damaged = bytes(&contribution(some_contribution(vec![1; 5000])));
+            let mut damaged = bytes(&contribution(some_contribution(vec![1; 5000]), &mut Heads::default()));
             damaged[at] = value;
             let mut reader = MessageReader::default();
             let damaged = Bytes::from(damaged);
@@ -366,7 +368,7 @@ mod tests {
     fn large_data_is_not_copied_either_way() {
         let data = Bytes::from(vec![5_u8; 1 << 20]);
         let sent = Contribution { payload: Payload::Dense(data.clone()), ..some_contribution(Vec::new()) };
-        let framed = contribution(sent);
+        let framed = contribution(sent, &mut Heads::default());
         assert_eq!(framed.data.as_ptr(), data.as_ptr());
         let mut reader = MessageReader::default();
         reader.push(framed.head);

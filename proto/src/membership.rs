@@ -5,7 +5,7 @@ use crate::contribution::Contribution;
 use crate::hello::Hello;
 use crate::ids::{ServerIndex, Step};
 use crate::manifest::Manifest;
-use crate::placement::Placement;
+use crate::placement::{Placement, ServerAddress};
 use crate::refusal::Refusal;
 use crate::slots::SlotRange;
 
@@ -92,12 +92,12 @@ pub struct Total {
 /// From a server to the lead.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
-    /// Wants to serve, reachable at a URL.
+    /// Wants to serve.
     Register {
         /// Who it is.
         hello: Hello,
-        /// Its URL.
-        url: String,
+        /// Where it is reached.
+        address: ServerAddress,
     },
     /// Holds the blocks of a placement version.
     Placed(u64),

@@ -6,12 +6,33 @@ use crate::blocks::{BlockId, block_count};
 use crate::ids::ServerIndex;
 use crate::manifest::Manifest;
 
+/// Where a server is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ServerAddress {
+    /// From anywhere in the job. Empty when the server does not know it.
+    pub url: String,
+    /// From its own host: the path of a Unix socket; empty without one.
+    pub unix_socket: String,
+}
+
+impl From<String> for ServerAddress {
+    fn from(url: String) -> ServerAddress {
+        ServerAddress { url, unix_socket: String::new() }
+    }
+}
+
+impl From<&str> for ServerAddress {
+    fn from(url: &str) -> ServerAddress {
+        ServerAddress::from(url.to_owned())
+    }
+}
+
 /// Block -> servers; complete for its manifest by construction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     version: u64,
     block_elements: u64,
-    servers: Vec<String>,
+    servers: Vec<ServerAddress>,
     owners: Vec<Vec<Vec<ServerIndex>>>,
 }
 
@@ -63,7 +84,7 @@ impl Placement {
         manifest: &Manifest,
         version: u64,
         block_elements: u64,
-        servers: Vec<String>,
+        servers: Vec<ServerAddress>,
         owners: Vec<Vec<Vec<ServerIndex>>>,
     ) -> Result<Placement, PlacementError> {
         if !block_elements.is_power_of_two() || block_elements > crate::blocks::BLOCK_ELEMENTS_MAX {
@@ -99,9 +120,9 @@ impl Placement {
         self.block_elements
     }
 
-    /// URLs of the servers, by index.
+    /// Where the servers are reached, by index.
     #[must_use]
-    pub fn servers(&self) -> &[String] {
+    pub fn servers(&self) -> &[ServerAddress] {
         &self.servers
     }
 

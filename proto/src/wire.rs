@@ -12,7 +12,7 @@ use crate::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex}
 use crate::job::{Combine, JobDescription, Mode};
 use crate::manifest::{Dtype, Manifest, Role, Tensor};
 use crate::membership::{Assignment, Notice, Order, Partial, Report, Total};
-use crate::placement::Placement;
+use crate::placement::{Placement, ServerAddress};
 use crate::refusal::{Refusal, RefusalCause};
 use crate::slots::SlotRange;
 use crate::v1;
@@ -148,7 +148,8 @@ impl From<&Placement> for v1::Placement {
         v1::Placement {
             version: placement.version(),
             block_elements: placement.block_elements(),
-            servers: placement.servers().to_vec(),
+            servers: placement.servers().iter().map(|server| server.url.clone()).collect(),
+            unix_sockets: placement.servers().iter().map(|server| server.unix_socket.clone()).collect(),
             tensors: tensors.collect(),
         }
     }
@@ -163,7 +164,13 @@ pub fn read_placement(wire: Option<v1::Placement>, manifest: &Manifest) -> Resul
     let owners = wire.tensors.into_iter().map(|tensor| {
         tensor.blocks.into_iter().map(|block| block.servers.into_iter().map(ServerIndex).collect()).collect()
     });
-    Placement::new(manifest, wire.version, wire.block_elements, wire.servers, owners.collect())
+    // A peer that knows nothing of Unix sockets names none.
+    let mut unix_sockets = wire.unix_sockets.into_iter();
+    let servers = wire.servers.into_iter().map(|url| {
+        let unix_socket = unix_sockets.next().unwrap_or_default();
+        ServerAddress { url, unix_socket }
+    });
+    Placement::new(manifest, wire.version, wire.block_elements, servers.collect(), owners.collect())
         .map_err(|error| Refusal::new(RefusalCause::Malformed, error.to_string()))
 }
 
@@ -533,8 +540,8 @@ impl From<Report> for v1::ServerReport {
     fn from(report: Report) -> v1::ServerReport {
         use v1::server_report::Report as Wire;
         let report = match report {
-            Report::Register { hello, url } => {
-                Wire::Registration(v1::Registration { hello: Some((&hello).into()), url })
+            Report::Register { hello, address: ServerAddress { url, unix_socket } } => {
+                Wire::Registration(v1::Registration { hello: Some((&hello).into()), url, unix_socket })
             }
             Report::Placed(placement_version) => Wire::Placed(v1::Placed { placement_version }),
             Report::Complete(step) => Wire::StepComplete(v1::StepComplete { step: step.0 }),
@@ -564,7 +571,8 @@ pub fn read_report(wire: v1::ServerReport) -> Result<Report, Refusal> {
     use v1::server_report::Report as Wire;
     Ok(match required(wire.report, "report")? {
         Wire::Registration(registration) => {
-            Report::Register { hello: read_hello(registration.hello)?, url: registration.url }
+            let address = ServerAddress { url: registration.url, unix_socket: registration.unix_socket };
+            Report::Register { hello: read_hello(registration.hello)?, address }
         }
         Wire::Placed(placed) => Report::Placed(placed.placement_version),
         Wire::StepComplete(complete) => Report::Complete(Step(complete.step)),
@@ -659,7 +667,7 @@ mod tests {
             let manifest = Manifest::new(tensors).unwrap();
             prop_assert_eq!(read_manifest(Some((&manifest).into())), Ok(manifest.clone()));
             let owners = lengths.iter().map(|len| (0..len.div_ceil(4) as u32).map(|i| vec![ServerIndex(i % servers)]).collect()).collect();
-            let urls = (0..servers).map(|i| format!("http://s{i}")).collect();
+            let urls = (0..servers).map(|i| ServerAddress { url: format!("http://s{i}"), unix_socket: if i == 1 { "/s".into() } else { String::new() } }).collect();
             let placement = Placement::new(&manifest, 1, 4, urls, owners).unwrap();
             prop_assert_eq!(read_placement(Some((&placement).into()), &manifest), Ok(placement));
         }

@@ -25,9 +25,9 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
 
 use gathering::{Gathering, Held};
-pub use sum::magnitude_max;
+pub use sum::{Summer, magnitude_max};
 pub use update::{Applied, Update, Waiting};
-pub use weights::Version;
+pub use weights::{Version, WeightsBuffer};
 
 use crate::config::NonfinitePolicy;
 
@@ -99,7 +99,7 @@ pub enum Contributed {
     /// Noted; nothing further to do.
     Noted(Outcome),
     /// It completed the step: compute this and [`Block::install`] the result.
-    Ready(Outcome, Box<Update>),
+    Ready(Outcome, Update),
     /// It set the first weights, which are installed.
     Initialized,
     /// It completed a step that must not be applied: the job has to stop.
@@ -282,7 +282,7 @@ impl Block {
         if let Some(refusal) = self.reason_to_halt(step, &state) {
             return Ok(Contributed::Halt(refusal));
         }
-        Ok(Contributed::Ready(outcome, Box::new(self.start_update(&mut state, step))))
+        Ok(Contributed::Ready(outcome, self.start_update(&mut state, step)))
     }
 
     /// Why a complete step must not be applied, if so.
@@ -332,6 +332,7 @@ impl Block {
         state.previous = state.current.replace(applied.weights.clone());
         state.planes = Some(applied.planes);
         state.updates = applied.updates;
+        state.gathering.recycle(applied.held);
         applied.weights
     }
 
@@ -364,7 +365,9 @@ impl Block {
                 Err(Refusal::mismatch(RefusalCause::InitializationDiffers, what, shown(known), shown(digest)))
             }
             None => {
-                let values = data.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect();
+                let mut values = WeightsBuffer::new(self.elements);
+                let words = data.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word));
+                values.values_mut().iter_mut().zip(words).for_each(|(value, word)| *value = word);
                 state.initial_digest = Some(digest);
                 state.current = Some(Version::new(Step::ZERO, 0.0, 0.0, values));
                 Ok(Contributed::Initialized)

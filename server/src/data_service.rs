@@ -153,6 +153,7 @@ async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, o
                 if let Some(reply) = answer(&shard, request, data) {
                     outbox.reply(reply);
                 }
+                shard.has_room().await;
             }
             // The peer has finished sending (or is gone): what it still has to receive goes on.
             Ok(None) => return,

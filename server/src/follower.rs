@@ -1,5 +1,6 @@
 //! A server that does not lead: registers with the lead and keeps the link to it.
 
+use halflife_proto::placement::ServerAddress;
 use std::time::Duration;
 
 use halflife_proto::ids::ServerIndex;
@@ -74,7 +75,7 @@ pub struct Admitted {
 pub async fn follow(
     url: &str,
     hello: hello::Hello,
-    own_url: String,
+    own: ServerAddress,
     patience: Duration,
 ) -> Result<Admitted, FollowError> {
     let bad = |reason: String| FollowError::BadUrl { url: url.to_owned(), reason };
@@ -93,7 +94,7 @@ pub async fn follow(
     let started = tokio::time::Instant::now();
     let mut pause = RETRY_FIRST;
     loop {
-        let reason = match register(&endpoint, &hello, &own_url).await {
+        let reason = match register(&endpoint, &hello, &own).await {
             Ok(admitted) => return Ok(admitted),
             Err(status) => match Refusal::from_status(&status) {
                 Some(refusal) if !refusal.cause.is_transient() => {
@@ -115,11 +116,11 @@ pub async fn follow(
     }
 }
 
-async fn register(endpoint: &Endpoint, hello: &hello::Hello, own_url: &str) -> Result<Admitted, Status> {
+async fn register(endpoint: &Endpoint, hello: &hello::Hello, own: &ServerAddress) -> Result<Admitted, Status> {
     let channel = endpoint.connect().await.map_err(|error| Status::unavailable(chain(&error)))?;
     let mut control = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let (reports, outgoing) = mpsc::channel(CHANNEL_CAPACITY);
-    let registration = Report::Register { hello: hello.clone(), url: own_url.to_owned() };
+    let registration = Report::Register { hello: hello.clone(), address: own.clone() };
     let outgoing = tokio_stream::once(registration).chain(ReceiverStream::new(outgoing)).map(v1::ServerReport::from);
     let mut incoming = control.register(outgoing).await?.into_inner();
     let first = incoming.message().await?.ok_or_else(|| Status::unavailable("the lead ended the registration"))?;

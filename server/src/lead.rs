@@ -8,6 +8,7 @@ pub mod control_service;
 mod initial_weights;
 mod state;
 
+use halflife_proto::placement::ServerAddress;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -153,12 +154,12 @@ impl Lead {
     pub fn admit_server(
         &self,
         incarnation: Incarnation,
-        url: String,
+        address: ServerAddress,
     ) -> Result<(ServerIndex, mpsc::Receiver<Order>), Refusal> {
         let (orders, receiver) = mpsc::channel(crate::node::CHANNEL_CAPACITY);
         let mut inner = self.lock();
-        let index = inner.state.register(incarnation, url.clone())?;
-        info!(%index, url, "a server has joined the job");
+        let index = inner.state.register(incarnation, address.clone())?;
+        info!(%index, url = address.url, "a server has joined the job");
         inner.servers.insert(index, orders);
         drop(inner);
         self.changed.send_replace(());

@@ -2,6 +2,7 @@
 //!
 //! The map, from the wire inwards:
 //! - [`server`] starts and ends a whole server; `main.rs` is its command line.
+//! - [`connections`] accepts TCP and Unix sockets and speaks HTTP/2 on them.
 //! - [`data_service`] and [`lead::control_service`] are the edges: parse, call, answer.
 //!   `outbox` holds what waits to be sent to one worker.
 //! - [`shard`] is the part of a job one server holds; [`node`] carries out the lead's orders on it;
@@ -14,12 +15,13 @@
 pub mod block;
 pub mod compute;
 pub mod config;
+pub mod connections;
 pub mod data_service;
 pub mod explain;
 pub mod follower;
 pub mod lead;
 pub mod node;
-mod outbox;
+pub mod outbox;
 pub mod placement;
 mod progress;
 mod reduction;

@@ -49,6 +49,10 @@ struct Arguments {
     /// The URL workers reach this server by, when it is not the one it listens on.
     #[arg(long, value_name = "URL", env = "HALFLIFE_ADVERTISE")]
     advertise: Option<String>,
+    /// A Unix socket to listen at as well. Workers on this host find and use it by themselves;
+    /// --server unix:///PATH names it to them.
+    #[arg(long, value_name = "PATH", env = "HALFLIFE_UNIX_SOCKET")]
+    unix_socket: Option<PathBuf>,
     /// Threads for large updates. 0: one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]
     compute_threads: usize,
@@ -105,7 +109,7 @@ fn fail(message: &str) -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<String, String> {
-    let Arguments { config, set, listen, lead, advertise, compute_threads, patience } = arguments;
+    let Arguments { config, set, listen, lead, advertise, unix_socket, compute_threads, patience } = arguments;
     let asked_to_stop = stop_signal().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let spec = config.map(|path| JobSpec::load(&path, &set)).transpose().map_err(|error| error.to_string())?;
     let spec = spec.map(Box::new);
@@ -115,7 +119,7 @@ async fn run(arguments: Arguments) -> Result<String, String> {
         (None, None) => return Err("expected --config FILE to lead, or --lead URL to follow".to_owned()),
     };
     let patience = Duration::from_secs(patience);
-    let options = ServerOptions { listen, advertise, part, compute_threads, patience };
+    let options = ServerOptions { listen, advertise, unix_socket, part, compute_threads, patience };
     tokio::pin!(asked_to_stop);
     let server = tokio::select! {
         server = start(options) => server.map_err(|error| error.to_string())?,

@@ -11,9 +11,8 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::compute::Compute;
 use crate::config::JobSpec;
-use crate::shard::{Identity, Shard, ShardPlace, Standing};
+use crate::shard::{Identity, Shard, ShardCompute, ShardPlace, Standing};
 
 /// Orders or reports under way between the lead and one server.
 pub const CHANNEL_CAPACITY: usize = 256;
@@ -37,7 +36,7 @@ pub struct Node {
     /// Where the data service finds the shard.
     pub place: Arc<ShardPlace>,
     /// The compute threads.
-    pub compute: Arc<Compute>,
+    pub compute: Arc<ShardCompute>,
 }
 
 impl Node {

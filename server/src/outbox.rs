@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::BlockWeights;
-use halflife_proto::framing::{self, Framed};
+use halflife_proto::framing::{self, Framed, Heads};
 use halflife_proto::ids::Generation;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1::{self, step_response::Message};
@@ -49,13 +49,13 @@ impl Outbox {
     }
 
     /// Queues new weights of a block in the place of older ones that are still waiting.
-    pub fn send_weights(&self, block: BlockId, version: Version) {
+    pub fn send_weights(&self, block: BlockId, version: &Version) {
         let mut state = self.lock();
         match state.newest.get_mut(&block) {
             Some(waiting) if waiting.step >= version.step => {}
-            Some(waiting) => *waiting = version,
+            Some(waiting) => waiting.clone_from(version),
             None => {
-                state.newest.insert(block, version);
+                state.newest.insert(block, version.clone());
                 state.order.push_back(block);
             }
         }
@@ -100,7 +100,7 @@ impl State {
         }
     }
 
-    fn next(&mut self, generation: Generation) -> Option<Framed> {
+    fn next(&mut self, generation: Generation, heads: &mut Heads) -> Option<Framed> {
         if let Some(reply) = self.replies.pop_front() {
             return Some(framing::message(&v1::StepResponse { message: Some(reply) }));
         }
@@ -110,7 +110,7 @@ impl State {
         })?;
         let (step, lr, decay) = (version.step, version.lr, version.decay);
         let weights = BlockWeights { block, generation, step, data: version.bytes().into(), lr, decay };
-        Some(framing::weights(weights))
+        Some(framing::weights(weights, heads))
     }
 }
 
@@ -118,6 +118,7 @@ impl State {
 pub struct Outgoing {
     outbox: Arc<Outbox>,
     generation: Generation,
+    heads: Heads,
     /// Runs when the connection lets go of the stream.
     _on_drop: Box<dyn Send>,
 }
@@ -125,7 +126,7 @@ pub struct Outgoing {
 impl Outgoing {
     /// Empties `outbox`; `on_drop` is dropped together with the stream.
     pub fn new(outbox: Arc<Outbox>, generation: Generation, on_drop: impl Send + 'static) -> Outgoing {
-        Outgoing { outbox, generation, _on_drop: Box::new(on_drop) }
+        Outgoing { outbox, generation, heads: Heads::default(), _on_drop: Box::new(on_drop) }
     }
 }
 
@@ -133,8 +134,9 @@ impl Stream for Outgoing {
     type Item = Result<Framed, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut state = self.outbox.lock();
-        if let Some(message) = state.next(self.generation) {
+        let Outgoing { outbox, generation, heads, .. } = self.get_mut();
+        let mut state = outbox.lock();
+        if let Some(message) = state.next(*generation, heads) {
             return Poll::Ready(Some(Ok(message)));
         }
         match &mut state.end {
@@ -150,6 +152,7 @@ impl Stream for Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::WeightsBuffer;
     use halflife_proto::framing::MessageReader;
     use halflife_proto::ids::{Step, TensorIndex};
 
@@ -158,7 +161,9 @@ mod tests {
     }
 
     fn version(step: u64) -> Version {
-        Version::new(Step(step), 0.0, 0.0, vec![step as f32])
+        let mut values = WeightsBuffer::new(1);
+        values.values_mut()[0] = step as f32;
+        Version::new(Step(step), 0.0, 0.0, values)
     }
 
     fn read(framed: Framed) -> Option<Message> {
@@ -170,7 +175,8 @@ mod tests {
 
     fn drain(outbox: &Outbox) -> Vec<(u32, u64)> {
         let mut state = outbox.lock();
-        std::iter::from_fn(|| state.next(Generation(1)))
+        let mut heads = Heads::default();
+        std::iter::from_fn(|| state.next(Generation(1), &mut heads))
             .map(|framed| match read(framed) {
                 Some(Message::Weights(weights)) => {
                     let id = halflife_proto::wire::read_block_id(weights.block).unwrap();
@@ -185,16 +191,16 @@ mod tests {
     fn a_slow_reader_gets_the_newest_version_once() {
         let outbox = Outbox::default();
         for (index, step) in [(0, 1), (1, 1), (0, 2), (0, 3), (1, 2)] {
-            outbox.send_weights(block(index), version(step));
+            outbox.send_weights(block(index), &version(step));
         }
-        outbox.send_weights(block(0), version(2));
+        outbox.send_weights(block(0), &version(2));
         assert_eq!(drain(&outbox), [(0, 3), (1, 2)]);
     }
 
     #[test]
     fn a_joiner_gets_its_baseline_before_anything_newer() {
         let outbox = Outbox::default();
-        outbox.send_weights(block(0), version(2));
+        outbox.send_weights(block(0), &version(2));
         outbox.send_baseline(block(0), version(1));
         outbox.send_baseline(block(1), version(1));
         assert_eq!(drain(&outbox), [(0, 1), (1, 1), (0, 2)]);

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use halflife_proto::blocks::{BlockId, all_blocks, block_count};
 use halflife_proto::ids::ServerIndex;
 use halflife_proto::manifest::Manifest;
-use halflife_proto::placement::{Placement, PlacementError};
+use halflife_proto::placement::{Placement, PlacementError, ServerAddress};
 
 /// Places every block on one server: largest first, each on the server with the fewest elements so far
 /// (Graham's longest-processing-time rule: at most 4/3 of the best balance). Ties go to the lower
@@ -20,7 +20,7 @@ pub fn balance(
     version: u64,
     block_elements: u64,
     whole_tensors: bool,
-    servers: Vec<String>,
+    servers: Vec<ServerAddress>,
 ) -> Result<Placement, PlacementError> {
     let mut owners: Vec<Vec<Vec<ServerIndex>>> = manifest
         .tensors()
@@ -61,8 +61,8 @@ mod tests {
     use halflife_proto::manifest::Tensor;
     use proptest::prelude::*;
 
-    fn urls(count: usize) -> Vec<String> {
-        (0..count).map(|i| format!("http://server-{i}")).collect()
+    fn urls(count: usize) -> Vec<ServerAddress> {
+        (0..count).map(|i| format!("http://server-{i}").into()).collect()
     }
 
     fn loads(manifest: &Manifest, placement: &Placement) -> Vec<u64> {

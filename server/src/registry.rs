@@ -3,8 +3,8 @@
 //! Guards never leave this file: a look-up clones an `Arc` and lets go of its shard before anything
 //! else happens, so no guard lives across an await or a second key.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use halflife_proto::blocks::BlockId;
@@ -43,10 +43,11 @@ impl Blocks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(u64);
 
-/// The open sessions.
+/// The open sessions: a list, since it is gone through for every block of every step and rarely
+/// changed (going through a dashmap allocates for each of its shards).
 #[derive(Debug, Default)]
 pub struct Sessions {
-    outboxes: DashMap<SessionId, Arc<Outbox>>,
+    outboxes: RwLock<Vec<(SessionId, Arc<Outbox>)>>,
     opened: AtomicU64,
 }
 
@@ -54,25 +55,27 @@ impl Sessions {
     /// Adds a session.
     pub fn open(&self, outbox: Arc<Outbox>) -> SessionId {
         let id = SessionId(self.opened.fetch_add(1, Ordering::Relaxed));
-        self.outboxes.insert(id, outbox);
+        // A list whose writer panicked is still a list, here and below.
+        self.outboxes.write().unwrap_or_else(PoisonError::into_inner).push((id, outbox));
         id
     }
 
     /// Removes a session.
     pub fn close(&self, id: SessionId) {
-        self.outboxes.remove(&id);
+        self.outboxes.write().unwrap_or_else(PoisonError::into_inner).retain(|(open, _)| *open != id);
     }
 
     /// Queues new weights for every session.
     pub fn send_weights(&self, block: BlockId, version: &Version) {
-        for outbox in self.all() {
-            outbox.send_weights(block, version.clone());
+        for (_, outbox) in self.outboxes.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            outbox.send_weights(block, version);
         }
     }
 
     /// The outboxes of all open sessions.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Outbox>> {
-        self.outboxes.iter().map(|entry| entry.value().clone()).collect()
+        let open = self.outboxes.read().unwrap_or_else(PoisonError::into_inner);
+        open.iter().map(|(_, outbox)| outbox.clone()).collect()
     }
 }

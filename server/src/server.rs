@@ -2,32 +2,33 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use halflife_proto::hello::{Fingerprint, Hello};
 use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step};
+use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1::control_server::ControlServer;
 use halflife_proto::v1::data_server::DataServer;
-use halflife_proto::{DESCRIPTORS, HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
+use halflife_proto::{DESCRIPTORS, MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
 use rand::RngExt as _;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 use tracing::info;
 
-use crate::compute::Compute;
 use crate::config::{ConfigError, JobSpec};
+use crate::connections::{self, Listeners, UnixSocket};
 use crate::data_service::DataService;
 use crate::follower::{self, FollowError};
 use crate::lead::control_service::ControlService;
 use crate::lead::{InitialWeights, InitialWeightsError, Lead};
 use crate::node::{CHANNEL_CAPACITY, Node, NodeEnd};
-use crate::shard::{Identity, ShardPlace};
+use crate::shard::{Identity, ShardCompute, ShardPlace};
 use crate::step_edge::StepEdge;
 
 /// How long open connections may take to end once the server does.
@@ -54,6 +55,8 @@ pub struct ServerOptions {
     pub listen: SocketAddr,
     /// The URL others reach it by, if that is not the listening address.
     pub advertise: Option<String>,
+    /// A Unix socket to listen at as well, for workers on this host.
+    pub unix_socket: Option<PathBuf>,
     /// Its part.
     pub part: Part,
     /// Threads for large updates; 0: one per core.
@@ -73,9 +76,17 @@ pub enum ServerError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The Unix socket cannot be listened at.
+    #[error("cannot listen at the Unix socket {}: {source}", path.display())]
+    UnixSocket {
+        /// Its path.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// The system gives no threads.
     #[error("cannot start compute threads: {0}")]
-    Threads(#[from] rayon::ThreadPoolBuildError),
+    Threads(std::io::Error),
     /// The initial weights cannot be used.
     #[error(transparent)]
     InitialWeights(#[from] InitialWeightsError),
@@ -107,9 +118,6 @@ pub enum ServerError {
         /// Why.
         refusal: Refusal,
     },
-    /// Connections could not be served.
-    #[error("serving failed: {0}")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 fn at(step: &Option<Step>) -> String {
@@ -152,7 +160,7 @@ pub struct RunningServer {
     steps: Option<Step>,
     stop: watch::Sender<bool>,
     node: JoinHandle<NodeEnd>,
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    serving: JoinHandle<()>,
 }
 
 /// Starts a server: it listens, and takes its part in the job as soon as there is one.
@@ -160,37 +168,51 @@ pub struct RunningServer {
 /// # Errors
 /// [`ServerError`], before anything is served.
 pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError> {
-    let ServerOptions { listen, advertise, part, compute_threads, patience } = options;
-    let compute = Arc::new(Compute::new(compute_threads)?);
+    let ServerOptions { listen, advertise, unix_socket, part, compute_threads, patience } = options;
+    let compute = Arc::new(ShardCompute::new(compute_threads).map_err(ServerError::Threads)?);
     let cannot_listen = |source| ServerError::Listen { listen, source };
     let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
     let bound = listener.local_addr().map_err(cannot_listen)?;
+    let (unix, unix_path) = listen_at_unix_socket(unix_socket)?;
     let own_url = advertise.unwrap_or_else(|| format!("http://{bound}"));
+    let own = ServerAddress { url: own_url.clone(), unix_socket: unix_path };
     let ((orders, reports), node, control, lead) = match part {
         Part::Lead(spec) => {
-            let (links, node, lead) = lead_part(*spec, &own_url, bound, &compute)?;
+            let (links, node, lead) = lead_part(*spec, own, bound, &compute)?;
             (links, node, ControlService::new(lead.clone()), Some(lead))
         }
         Part::Follower { lead, expected } => {
-            let (links, node) = follower_part(&lead, expected, own_url.clone(), patience, &compute).await?;
+            let (links, node) = follower_part(&lead, expected, own, patience, &compute).await?;
             (links, node, ControlService::elsewhere(&lead), None)
         }
     };
     let (place, steps) = (node.place.clone(), Some(Step(node.spec.job.steps)));
     let (stop, stopping) = watch::channel(false);
-    let serving = tokio::spawn(serve(listener, place.clone(), control, stopping));
+    let listeners = Listeners { tcp: listener, unix };
+    let serving = tokio::spawn(connections::serve(listeners, routes(place.clone(), control).await, stopping));
     info!(url = own_url, "listening");
     let node = tokio::spawn(node.run(orders, reports));
     Ok(RunningServer { url: own_url, place, lead, steps, stop, node, serving })
+}
+
+/// Listens at the socket, if there is to be one; also its path as others are told it.
+fn listen_at_unix_socket(path: Option<PathBuf>) -> Result<(Option<UnixSocket>, String), ServerError> {
+    let Some(path) = path else { return Ok((None, String::new())) };
+    let bound = std::path::absolute(&path).and_then(|whole| {
+        // Others are told the path in a message, which is text.
+        let text = whole.to_str().ok_or(std::io::ErrorKind::InvalidFilename)?.to_owned();
+        Ok((Some(UnixSocket::bind(&whole)?), text))
+    });
+    bound.map_err(|source| ServerError::UnixSocket { path, source })
 }
 
 type Links = (mpsc::Receiver<halflife_proto::membership::Order>, mpsc::Sender<halflife_proto::membership::Report>);
 
 fn lead_part(
     spec: JobSpec,
-    own_url: &str,
+    mut own: ServerAddress,
     bound: SocketAddr,
-    compute: &Arc<Compute>,
+    compute: &Arc<ShardCompute>,
 ) -> Result<(Links, Node, Arc<Lead>), ServerError> {
     let initial_weights = spec.job.init_from.as_deref().map(InitialWeights::load).transpose()?;
     let incarnation = Incarnation(rand::rng().random());
@@ -203,8 +225,10 @@ fn lead_part(
     };
     let lead = Lead::new(identity.clone(), spec.clone(), initial_weights);
     // Listening on every address, the lead does not know which one it is reached by; workers do.
-    let known_url = if bound.ip().is_unspecified() && own_url == format!("http://{bound}") { "" } else { own_url };
-    let (_, orders) = lead.admit_server(incarnation, known_url.to_owned()).expect("a new job takes its first server");
+    if bound.ip().is_unspecified() && own.url == format!("http://{bound}") {
+        own.url.clear();
+    }
+    let (_, orders) = lead.admit_server(incarnation, own).expect("a new job takes its first server");
     let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
     tokio::spawn(lead.clone().follow_server(ServerIndex(0), receiver));
     tokio::spawn(lead.clone().watch_leases());
@@ -215,9 +239,9 @@ fn lead_part(
 async fn follower_part(
     lead_url: &str,
     expected: Option<Box<JobSpec>>,
-    own_url: String,
+    own: ServerAddress,
     patience: Duration,
-    compute: &Arc<Compute>,
+    compute: &Arc<ShardCompute>,
 ) -> Result<(Links, Node), ServerError> {
     let incarnation = Incarnation(rand::rng().random());
     let fingerprint = Fingerprint::of_this_process(0, "cpu");
@@ -228,7 +252,7 @@ async fn follower_part(
         incarnation,
         fingerprint: fingerprint.clone(),
     };
-    let admitted = follower::follow(lead_url, hello, own_url, patience).await?;
+    let admitted = follower::follow(lead_url, hello, own, patience).await?;
     let spec = JobSpec::parse("the lead's job", &admitted.job_toml, &[]).map_err(ServerError::LeadsJob)?;
     if let Some(expected) = expected {
         check_same_job(lead_url, &expected.for_followers(), &spec)?;
@@ -261,12 +285,8 @@ fn check_same_job(url: &str, expected: &JobSpec, found: &JobSpec) -> Result<(), 
     Err(ServerError::OtherJob { url: url.to_owned(), differences })
 }
 
-async fn serve(
-    listener: TcpListener,
-    place: Arc<ShardPlace>,
-    control: ControlService,
-    mut stopping: watch::Receiver<bool>,
-) -> Result<(), tonic::transport::Error> {
+/// Everything a server answers.
+async fn routes(place: Arc<ShardPlace>, control: ControlService) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DataServer<DataService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -274,24 +294,14 @@ async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors were compiled into this binary");
-    let data = StepEdge::new(DataService::new(place));
     let control = ControlServer::new(control)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    Server::builder()
-        .max_frame_size(HTTP2_FRAME_BYTES)
-        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
-        .initial_connection_window_size(HTTP2_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .add_service(health_service)
+    Routes::new(health_service)
         .add_service(reflection)
-        .add_service(data)
+        .add_service(StepEdge::new(DataService::new(place)))
         .add_service(control)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
-            // A dropped sender stops the server too.
-            let _ = stopping.wait_for(|stop| *stop).await;
-        })
-        .await
+        .prepare()
 }
 
 impl RunningServer {
@@ -311,14 +321,12 @@ impl RunningServer {
     /// connection within a second.
     ///
     /// # Errors
-    /// [`ServerError::LeadLost`], [`ServerError::JobStopped`], or a failure to serve.
+    /// [`ServerError::LeadLost`] or [`ServerError::JobStopped`].
     pub async fn run(mut self, asked_to_stop: impl Future<Output = ()>) -> Result<ServerEnd, ServerError> {
         let end = tokio::select! {
             end = &mut self.node => Some(end.unwrap_or(NodeEnd::LeadLost)),
-            served = &mut self.serving => {
-                served.unwrap_or(Ok(()))?;
-                None
-            }
+            // Only a panic ends it before it is told to: then nobody is served any more.
+            _ = &mut self.serving => None,
             () = asked_to_stop => None,
         };
         let shard = self.place.get();

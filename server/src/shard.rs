@@ -7,6 +7,7 @@
 //! assignments, never while computing or sending.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use halflife_optim::{Optimizer, Reduction};
@@ -22,8 +23,8 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
 use tokio::sync::watch;
 
-use crate::block::{Applied, Block, Change, Contributed, Rules, Update, Version, Waiting};
-use crate::compute::Compute;
+use crate::block::{Applied, Block, Change, Contributed, Rules, Summer, Update, Version, Waiting};
+use crate::compute::{Compute, Job};
 use crate::config::JobSpec;
 use crate::outbox::Outbox;
 use crate::progress::Progress;
@@ -70,6 +71,35 @@ pub struct Standing {
     pub halted: Option<Refusal>,
 }
 
+/// What the compute threads of a server do.
+pub enum ShardJob {
+    /// A block's step, the way of nearly all work.
+    Update(Arc<Shard>, Arc<Block>, Update),
+    /// A part of a round of norms.
+    Task(Box<dyn FnOnce() + Send>),
+}
+
+impl fmt::Debug for ShardJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ShardJob::Update(..) => "Update",
+            ShardJob::Task(_) => "Task",
+        })
+    }
+}
+
+impl Job for ShardJob {
+    fn run(self, summer: &mut Summer) {
+        match self {
+            ShardJob::Update(shard, block, update) => shard.update(block, update, summer),
+            ShardJob::Task(task) => task(),
+        }
+    }
+}
+
+/// The compute threads of a server.
+pub type ShardCompute = Compute<ShardJob>;
+
 /// A server's part of a job.
 #[derive(Debug)]
 pub struct Shard {
@@ -81,7 +111,7 @@ pub struct Shard {
     sessions: Sessions,
     progress: Mutex<Progress>,
     standing: watch::Sender<Standing>,
-    compute: Arc<Compute>,
+    compute: Arc<ShardCompute>,
     /// Norms that updates wait for, in this order.
     reductions: Vec<Reduction>,
     /// Blocks the optimizer moves.
@@ -101,7 +131,7 @@ impl Shard {
         spec: &JobSpec,
         manifest: Manifest,
         placement: Placement,
-        compute: Arc<Compute>,
+        compute: Arc<ShardCompute>,
     ) -> Result<Arc<Shard>, Refusal> {
         let malformed = |message: String| Refusal::new(RefusalCause::Malformed, message);
         let optimizer =
@@ -203,7 +233,7 @@ impl Shard {
                 Outcome::Added
             }
             Contributed::Ready(outcome, update) => {
-                self.compute(block.clone(), *update);
+                self.compute(block.clone(), update);
                 outcome
             }
             Contributed::Halt(refusal) => {
@@ -254,29 +284,38 @@ impl Shard {
         }
     }
 
+    /// Waits while more contributions are under way than the compute threads need to be busy.
+    pub async fn has_room(&self) {
+        self.compute.has_room().await;
+    }
+
     fn compute(self: &Arc<Self>, block: Arc<Block>, update: Update) {
-        let shard = self.clone();
-        let work = update.work();
-        if update.needs_norms() {
-            return self.compute.run(work, move || {
-                let waiting = update.reduce();
-                let sums = waiting.sums();
-                let round = shard.with_collecting(|collecting| collecting.add((block, waiting, sums), shard.optimized));
-                if let Some(round) = round {
-                    // The last block may be a small one; the round is not.
-                    let advancing = shard.clone();
-                    shard.compute.run(round.work(), move || advancing.advance(round));
-                }
-            });
+        self.compute.run(update.work(), ShardJob::Update(self.clone(), block, update));
+    }
+
+    fn run_later(&self, work: usize, task: impl FnOnce() + Send + 'static) {
+        self.compute.run(work, ShardJob::Task(Box::new(task)));
+    }
+
+    fn update(self: &Arc<Self>, block: Arc<Block>, update: Update, summer: &mut Summer) {
+        if !update.needs_norms() {
+            return self.finish(&block, update.run(summer));
         }
-        self.compute.run(work, move || shard.finish(&block, update.run()));
+        let waiting = update.reduce(summer);
+        let sums = waiting.sums();
+        let round = self.with_collecting(|collecting| collecting.add((block, waiting, sums), self.optimized));
+        if let Some(round) = round {
+            // The last block may be a small one; the round is not.
+            let shard = self.clone();
+            self.run_later(round.work(), move || shard.advance(round));
+        }
     }
 
     /// Takes the total of a norm over the model.
     pub fn supply(self: &Arc<Self>, total: Total) {
         if let Some(round) = self.with_collecting(|collecting| collecting.resume(total)) {
             let shard = self.clone();
-            self.compute.run(round.work(), move || shard.advance(round));
+            self.run_later(round.work(), move || shard.advance(round));
         }
     }
 
@@ -291,7 +330,7 @@ impl Shard {
             Next::Apply(members) => {
                 for (block, waiting) in members {
                     let shard = self.clone();
-                    self.compute.run(waiting.work(), move || shard.finish(&block, waiting.apply()));
+                    self.run_later(waiting.work(), move || shard.finish(&block, waiting.apply()));
                 }
             }
         }
@@ -306,7 +345,7 @@ impl Shard {
             let Some(shape) = self.manifest.get(index).map(shape_of) else { continue };
             let shard = self.clone();
             let work = members.iter().map(|(_, waiting)| waiting.work()).sum();
-            self.compute.run(work, move || {
+            self.run_later(work, move || {
                 let (blocks, waiting): (Vec<_>, Vec<_>) = members.into_iter().unzip();
                 for (block, applied) in blocks.iter().zip(Waiting::apply_tensor(waiting, &shape)) {
                     shard.finish(block, applied);
@@ -391,7 +430,7 @@ impl Shard {
             };
             outbox.send_baseline(block.id(), version);
             if let Some(newer) = block.current().filter(|current| block.changes() && current.step > step) {
-                outbox.send_weights(block.id(), newer);
+                outbox.send_weights(block.id(), &newer);
             }
         }
         Ok(id)

@@ -23,6 +23,7 @@ fn options(part: Part) -> ServerOptions {
     ServerOptions {
         listen: ([127, 0, 0, 1], 0).into(),
         advertise: None,
+        unix_socket: None,
         part,
         compute_threads: 2,
         patience: Duration::from_secs(10),

@@ -115,6 +115,29 @@ fn a_missing_file_an_unreachable_lead_and_a_port_in_use_are_said_plainly() {
 }
 
 #[test]
+fn a_unix_socket_of_a_living_server_is_not_taken_and_that_of_a_dead_one_is() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("s.sock");
+    let socket = path.to_str().expect("a path");
+    let digits = example("digits.toml");
+    let arguments = ["--config", &digits, "--unix-socket", socket];
+    let (living, _) = Process::server(&arguments);
+    fails(
+        &server(&[&["--listen", "127.0.0.1:0"], &arguments[..]].concat()),
+        &["cannot listen at the Unix socket", "in use"],
+    );
+    living.signal("KILL");
+    drop(living.finish());
+    assert!(path.exists(), "killed processes leave it behind");
+    let (next, _) = Process::server(&arguments);
+    next.signal("TERM");
+    assert!(next.finish().status.success() && !path.exists());
+    std::fs::write(&path, "precious").expect("a file");
+    fails(&server(&[&["--listen", "127.0.0.1:0"], &arguments[..]].concat()), &["cannot listen at the Unix socket"]);
+    assert_eq!(std::fs::read_to_string(&path).expect("still there"), "precious");
+}
+
+#[test]
 fn signals_end_a_server_within_two_seconds_with_a_last_line() {
     for (signal, name) in [("INT", "SIGINT"), ("TERM", "SIGTERM")] {
         let (server, _) = Process::server(&["--config", &example("digits.toml")]);
@@ -253,7 +276,9 @@ fn a_weights_file_that_does_not_fit_is_refused_with_the_difference() {
 #[test]
 fn help_names_every_argument() {
     let finished = server(&["--help"]);
-    for argument in ["--config", "--set", "--listen", "--lead", "--advertise", "--compute-threads", "--patience"] {
+    for argument in
+        ["--config", "--set", "--listen", "--lead", "--advertise", "--unix-socket", "--compute-threads", "--patience"]
+    {
         assert!(finished.stdout.contains(argument), "{argument}");
     }
 }

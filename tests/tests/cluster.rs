@@ -99,6 +99,31 @@ fn the_bits_do_not_depend_on_workers_servers_processes_or_blocks() {
     assert_eq!(small, whole, "the block size changes bits");
 }
 
+/// Nothing but the Unix sockets can carry it: the URLs that servers advertise lead nowhere.
+#[test]
+fn workers_on_the_servers_host_go_through_unix_sockets() {
+    let directory = TempDir::new().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+    let (first, second, report_path, job) = (path("0.sock"), path("1.sock"), path("report.json"), job());
+    let nowhere = ["--advertise", "http://127.0.0.1:1"];
+    let settings = ["--set", "job.steps=200", "--set", "job.slots=8", "--set", "job.servers=2", "--set", SMALL_BLOCKS];
+    let local = ["--config", &job, "--unix-socket", &first];
+    let lead =
+        Process::start("halflife-server", &[&["--listen", "127.0.0.1:0"], &local[..], &settings, &nowhere].concat());
+    let at_lead = format!("unix://{first}");
+    let follower = Process::start(
+        "halflife-server",
+        &[&["--listen", "127.0.0.1:0", "--lead", &at_lead, "--unix-socket", &second], &nowhere[..]].concat(),
+    );
+    let worker = Process::start("halflife-worker", &["train", "--server", &at_lead, "--report", &report_path]);
+    succeeded(&worker.finish());
+    for server in [lead, follower] {
+        succeeded(&server.finish());
+    }
+    assert_eq!(digest(&report(Path::new(&report_path))), embedded(1, 1, SMALL_BLOCKS));
+    assert!(!Path::new(&first).exists() && !Path::new(&second).exists(), "a socket's file goes with its server");
+}
+
 #[test]
 fn the_small_blocks_really_are_many_and_on_every_server() {
     let spec =
@@ -118,7 +143,7 @@ fn the_small_blocks_really_are_many_and_on_every_server() {
         spec_revision: 0,
     };
     let computation = Computation::prepare(&workload, &job).expect("a model");
-    let urls = (0..3).map(|index| format!("http://{index}")).collect();
+    let urls = (0..3).map(|index| format!("http://{index}").into()).collect();
     let placement =
         halflife_server::placement::balance(computation.manifest(), 1, spec.job.block_elements, false, urls)
             .expect("a placement");

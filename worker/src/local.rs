@@ -87,6 +87,7 @@ async fn start_servers(spec: JobSpec) -> Result<Vec<RunningServer>, LocalError> 
         let options = ServerOptions {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             advertise: None,
+            unix_socket: None,
             part,
             compute_threads: compute_threads(count),
             patience: PATIENCE,

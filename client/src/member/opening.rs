@@ -1,6 +1,7 @@
 //! Opening a membership: the heartbeat stream first, since the lease runs from the join, then the
 //! assembler, then the stream to every server.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,8 @@ use crate::work::WorkState;
 impl Member {
     /// Opens the heartbeat stream, then the stream to every server.
     pub(crate) async fn open(lead: Lead, manifest: &Manifest, admission: Admission) -> Result<Member, ClientError> {
-        let Admission { hello, job, tree, placement, urls, step, number, assignment, heartbeat_every } = admission;
+        let Admission { hello, job, tree, placement, urls, unix_sockets, step, number, assignment, heartbeat_every } =
+            admission;
         let layout = Arc::new(Layout::new(manifest));
         let mut work = WorkState::new(tree, job.steps);
         if let Some(assignment) = assignment {
@@ -51,8 +53,11 @@ impl Member {
         let give_up_after = lead.options.give_up_after;
         member.start_heartbeat(heartbeat_every, give_up_after).await?;
         let arrivals = member.start_assembler();
-        for index in 0..member.urls.len() {
-            member.start_stream(ServerIndex(index as u32), step, &arrivals, give_up_after).await?;
+        for (index, unix_socket) in unix_sockets.iter().enumerate() {
+            let server = ServerIndex(index as u32);
+            if !member.start_local_stream(server, unix_socket, step, &arrivals).await {
+                member.start_stream(server, step, &arrivals, give_up_after).await?;
+            }
         }
         Ok(member)
     }
@@ -78,6 +83,45 @@ impl Member {
         sender
     }
 
+    /// Opens the stream to a server on this host through its Unix socket, if it has one and answers
+    /// there: a path of that name may be another host's, or behind a container's wall.
+    async fn start_local_stream(
+        &mut self,
+        server: ServerIndex,
+        unix_socket: &str,
+        from_step: Option<Step>,
+        arrivals: &mpsc::Sender<Arrival>,
+    ) -> bool {
+        if unix_socket.is_empty() || !Path::new(unix_socket).exists() {
+            return false;
+        }
+        let url = format!("unix://{unix_socket}");
+        match server_stream::open(&url, server, &self.hello, from_step, &self.plan).await {
+            Ok(opened) => {
+                self.keep_stream(server, opened, arrivals);
+                true
+            }
+            Err(failure) => {
+                tracing::debug!(url, %failure, "no way through the server's Unix socket");
+                false
+            }
+        }
+    }
+
+    fn keep_stream(
+        &mut self,
+        server: ServerIndex,
+        (stream, reader, step): server_stream::Opened,
+        arrivals: &mpsc::Sender<Arrival>,
+    ) {
+        self.session.note_reach(server, true);
+        if step.is_none() {
+            self.session.change(|session| session.work.note_uninitialized());
+        }
+        self.tasks.spawn(reader.run(arrivals.clone(), self.session.clone()));
+        self.streams.push(stream);
+    }
+
     /// Opens the stream to a server. While that fails, the heartbeats say so to the lead.
     async fn start_stream(
         &mut self,
@@ -88,7 +132,7 @@ impl Member {
     ) -> Result<(), ClientError> {
         let url = &self.urls[server.0 as usize];
         let mut backoff = Backoff::new(give_up_after);
-        let (stream, reader, step) = loop {
+        let opened = loop {
             match server_stream::open(url, server, &self.hello, from_step, &self.plan).await {
                 Ok(opened) => break opened,
                 // The job went on since the join: begin with what the server has; a version that is
@@ -103,12 +147,7 @@ impl Member {
                 return Err(failure.clone());
             }
         };
-        self.session.note_reach(server, true);
-        if step.is_none() {
-            self.session.change(|session| session.work.note_uninitialized());
-        }
-        self.tasks.spawn(reader.run(arrivals.clone(), self.session.clone()));
-        self.streams.push(stream);
+        self.keep_stream(server, opened, arrivals);
         Ok(())
     }
 }

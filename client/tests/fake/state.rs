@@ -68,7 +68,7 @@ impl State {
             manifest.tensors().iter().map(|tensor| (0..block_count(tensor, BLOCK_ELEMENTS)).map(&mut owner).collect());
         let owners = owners.collect();
         // The lead does not know its own URL.
-        let urls = urls.into_iter().enumerate().map(|(index, url)| if index == 0 { String::new() } else { url });
+        let urls = urls.into_iter().enumerate().map(|(index, url)| if index == 0 { String::new() } else { url }.into());
         let placement = Placement::new(&manifest, 1, BLOCK_ELEMENTS, urls.collect(), owners).unwrap();
         let blocks = all_blocks(&manifest, BLOCK_ELEMENTS).map(|(id, _)| {
             let role = manifest.get(id.tensor).unwrap().role.clone();

@@ -1,11 +1,13 @@
 //! Tensor data in the pieces in which it came.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 /// Bytes of tensor data, not necessarily in one piece.
 #[derive(Clone, Debug, Default)]
 pub struct TensorData {
-    pieces: Vec<Bytes>,
+    /// Mostly one or two: a message comes in few HTTP/2 frames.
+    pieces: SmallVec<[Bytes; 3]>,
     len: usize,
 }
 

@@ -67,6 +67,14 @@ impl Gathering {
         std::mem::take(&mut self.held)
     }
 
+    /// Takes back a list that [`Gathering::take`] handed over, emptied, unless something came meanwhile.
+    pub fn recycle(&mut self, list: Vec<Held>) {
+        debug_assert!(list.is_empty());
+        if self.held.is_empty() {
+            self.held = list;
+        }
+    }
+
     /// Bytes of gradient data held.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -1,8 +1,8 @@
 //! The canonical sum of a step's contributions, tile by tile (DESIGN.md rule 2).
 //!
-//! A [`SumPlan`] is the tree over the held nodes flattened into loads and additions on a few
-//! tile-sized registers; it is made once per block and step and run for every tile, so the sum, the
-//! scaling and the update all happen while a tile is in cache.
+//! A [`Summer`] holds a plan: the tree over the held nodes flattened into loads and additions on a few
+//! tile-sized registers. It is planned once per block and step and run for every tile, so the sum, the
+//! scaling and the update all happen while a tile is in cache. Its memory is used again for the next.
 //!
 //! Order of every floating-point sum: left child + right child, f32, at each node. `absent` is the
 //! identity: absent + x = x bit for bit.
@@ -26,19 +26,19 @@ enum Op {
     AddNext { register: usize },
 }
 
-/// How to sum one step of one block.
-#[derive(Debug)]
-pub struct SumPlan {
+/// How to sum one step of one block, and the registers to do it with.
+#[derive(Debug, Default)]
+pub struct Summer {
     ops: Vec<Op>,
-    registers: usize,
+    registers: Vec<[f32; TILE_ELEMENTS]>,
 }
 
-impl SumPlan {
-    /// The plan for `held` (disjoint nodes that cover `root`); `None` when all of it is absent.
+impl Summer {
+    /// Plans the sum of `held` (disjoint nodes that cover `root`); false when all of it is absent.
     #[must_use]
-    pub fn new(root: SlotRange, held: &[Held]) -> Option<SumPlan> {
-        let mut plan = SumPlan { ops: Vec::new(), registers: 0 };
-        plan.visit(root, held, 0, false).then_some(plan)
+    pub fn plan(&mut self, root: SlotRange, held: &[Held]) -> bool {
+        self.ops.clear();
+        self.visit(root, held, 0, false)
     }
 
     /// Emits the ops that leave the sum of `node` in `register` (or add it there, where the parent
@@ -48,7 +48,9 @@ impl SumPlan {
             if !matches!(held[index].payload, Payload::Dense(_)) {
                 return false;
             }
-            self.registers = self.registers.max(register + 1);
+            if self.registers.len() <= register {
+                self.registers.resize(register + 1, [0.0; TILE_ELEMENTS]);
+            }
             self.ops.push(match add {
                 true => Op::AddHeld { register, held: index },
                 false => Op::Load { register, held: index },
@@ -75,22 +77,19 @@ impl SumPlan {
         }
     }
 
-    /// Memory for the plan's registers.
-    #[must_use]
-    pub fn registers(&self) -> Vec<[f32; TILE_ELEMENTS]> {
-        vec![[0.0; TILE_ELEMENTS]; self.registers]
+    /// Runs the plan over a block of `elements` and shows each tile's sum times `scale` with where it
+    /// begins.
+    pub fn each_tile(&mut self, held: &[Held], elements: usize, scale: f32, mut visit: impl FnMut(usize, &[f32])) {
+        for begin in (0..elements).step_by(TILE_ELEMENTS) {
+            let len = TILE_ELEMENTS.min(elements - begin);
+            visit(begin, self.tile(held, begin, len, scale));
+        }
     }
 
-    /// Sums elements `[begin, begin + len)` of the held payloads into the first `len` elements of
-    /// register 0 and multiplies by `scale`. `len` is at most [`TILE_ELEMENTS`].
-    pub fn run<'a>(
-        &self,
-        held: &[Held],
-        begin: usize,
-        len: usize,
-        scale: f32,
-        registers: &'a mut [[f32; TILE_ELEMENTS]],
-    ) -> &'a [f32] {
+    /// Sums elements `[begin, begin + len)` of the held payloads and multiplies by `scale`. `len` is at
+    /// most [`TILE_ELEMENTS`].
+    fn tile(&mut self, held: &[Held], begin: usize, len: usize, scale: f32) -> &[f32] {
+        let registers = &mut self.registers[..];
         for op in &self.ops {
             match *op {
                 Op::Load { register, held: index } => {
@@ -197,7 +196,8 @@ mod tests {
                 })
                 .collect();
             let expected = reference(root, &leaves);
-            let found = SumPlan::new(root, &held).map(|plan| plan.run(&held, 0, 2, 1.0, &mut plan.registers()).to_vec());
+            let mut summer = Summer::default();
+            let found = summer.plan(root, &held).then(|| summer.tile(&held, 0, 2, 1.0).to_vec());
             prop_assert_eq!(
                 found.map(|values| (values[0].to_bits(), values[1].to_bits())),
                 expected.map(|value| (value.to_bits(), (-value).to_bits()))
@@ -210,8 +210,9 @@ mod tests {
         let tree = SlotTree::new(2).unwrap();
         let (left, right) = tree.root().children().unwrap();
         let held = [dense(left, &[1.0, 2.0, 3.0]), dense(right, &[10.0, 20.0, 30.0])];
-        let plan = SumPlan::new(tree.root(), &held).unwrap();
-        assert_eq!(plan.run(&held, 1, 2, 0.5, &mut plan.registers()), [11.0, 16.5]);
+        let mut summer = Summer::default();
+        assert!(summer.plan(tree.root(), &held));
+        assert_eq!(summer.tile(&held, 1, 2, 0.5), [11.0, 16.5]);
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn initialized(rules: &Arc<Rules>) -> Block {
 /// Contributes, and computes and installs the step if that makes it whole.
 fn contribute(block: &Block, contribution: Contribution) -> Result<Option<Version>, Refusal> {
     match block.contribute(contribution)? {
-        Contributed::Ready(_, update) => Ok(Some(block.install(update.run()))),
+        Contributed::Ready(_, update) => Ok(Some(block.install(update.run(&mut Summer::default())))),
         _ => Ok(None),
     }
 }
@@ -188,7 +188,7 @@ fn while_a_step_is_computed_the_one_before_stays_readable_and_nothing_is_added()
     assert!(matches!(twice, Contributed::Noted(Outcome::Duplicate)));
     assert_eq!(block.contribute(contribution(2, (0, 4), Payload::Absent)).unwrap_err().cause, RefusalCause::StepAhead);
     assert_eq!(block.current().unwrap().values(), [1.0, 2.0]);
-    assert_eq!(block.install(update.run()).values(), [0.5, 1.5]);
+    assert_eq!(block.install(update.run(&mut Summer::default())).values(), [0.5, 1.5]);
 }
 
 #[test]

@@ -9,10 +9,15 @@ use halflife_proto::contribution::Payload;
 use halflife_proto::ids::Step;
 use halflife_proto::job::Combine;
 use halflife_proto::slots::SlotRange;
+use smallvec::SmallVec;
 
 use super::gathering::Held;
-use super::sum::{SumPlan, TILE_ELEMENTS};
+use super::sum::Summer;
+use super::weights::WeightsBuffer;
 use super::{Change, Planes, Rules, Version};
+
+/// Planes of a tile that are listed without allocating: no rule has more.
+const PLANES_INLINE: usize = 4;
 
 /// A step of a block, whole and ready to compute.
 #[derive(Debug)]
@@ -25,7 +30,7 @@ pub struct Update {
     pub(super) held: Vec<Held>,
     pub(super) before: Version,
     /// A buffer nobody reads any more, for the weights to come.
-    pub(super) recycled: Option<Vec<f32>>,
+    pub(super) recycled: Option<WeightsBuffer>,
     pub(super) planes: Planes,
 }
 
@@ -38,6 +43,8 @@ pub struct Applied {
     pub planes: Planes,
     /// Updates the tensor has had.
     pub updates: u64,
+    /// Emptied; the block gathers in it again.
+    pub(super) held: Vec<Held>,
 }
 
 impl Update {
@@ -52,25 +59,26 @@ impl Update {
     /// # Panics
     /// Unless [`Update::needs_norms`].
     #[must_use]
-    pub fn reduce(self) -> Waiting {
+    pub fn reduce(mut self, summer: &mut Summer) -> Waiting {
         let Change::Optimized(rule) = self.change.clone() else { panic!("only an optimized block waits for norms") };
         let root = self.rules.slots.root();
         let elements = self.before.values().len();
-        let gradient = self.plan().map(|plan| {
+        let gradient = self.plan(summer).then(|| {
             let mut gradient = Vec::with_capacity(elements);
             let scale = scale(self.rules.combine, root, &self.held);
-            each_tile(&plan, &self.held, elements, scale, |_, tile| gradient.extend_from_slice(tile));
+            summer.each_tile(&self.held, elements, scale, |_, tile| gradient.extend_from_slice(tile));
             gradient
         });
+        self.held.clear();
         let factors = self.rules.optimizer.factors(&rule, self.step.0, self.updates + 1);
-        let Update { rules, step, updates, before, recycled, planes, .. } = self;
-        Waiting { rules, step, updates, before, recycled, planes, gradient, factors }
+        let Update { rules, step, updates, before, recycled, planes, held, .. } = self;
+        Waiting { rules, step, updates, before, recycled, planes, gradient, factors, held }
     }
 
-    /// How to sum it; `None` when no slot had a gradient or the step is skipped.
-    fn plan(&self) -> Option<SumPlan> {
+    /// Plans how to sum it; false when no slot had a gradient or the step is skipped.
+    fn plan(&self, summer: &mut Summer) -> bool {
         let skipped = self.held.iter().any(|held| matches!(held.payload, Payload::Nonfinite));
-        if skipped { None } else { SumPlan::new(self.rules.slots.root(), &self.held) }
+        !skipped && summer.plan(self.rules.slots.root(), &self.held)
     }
 
     /// Element additions and updates to come: what decides whether it runs inline.
@@ -81,27 +89,31 @@ impl Update {
 
     /// Computes it.
     #[must_use]
-    pub fn run(self) -> Applied {
-        match self.plan() {
+    pub fn run(mut self, summer: &mut Summer) -> Applied {
+        let (weights, updates) = match self.plan(summer) {
+            true => (self.apply(summer), self.updates + 1),
             // Nobody had a gradient for this tensor (or the step is skipped): no update, no decay.
-            None => Applied { weights: self.before.carried_to(self.step), planes: self.planes, updates: self.updates },
-            Some(plan) => self.apply(&plan),
-        }
+            false => (self.before.carried_to(self.step), self.updates),
+        };
+        self.held.clear();
+        Applied { weights, planes: self.planes, updates, held: self.held }
     }
 
-    fn apply(mut self, plan: &SumPlan) -> Applied {
+    fn apply(&mut self, summer: &mut Summer) -> Version {
         let elements = self.before.values().len();
-        let mut after = self.recycled.take().unwrap_or_default();
-        after.resize(elements, 0.0);
+        let mut buffer = self.recycled.take().unwrap_or_else(|| WeightsBuffer::new(elements));
+        let after = buffer.values_mut();
         let updates = self.updates + 1;
         let (lr, decay) = match self.change.clone() {
             Change::Optimized(rule) => {
                 let factors = self.rules.optimizer.factors(&rule, self.step.0, updates);
-                let Update { rules, held, before, planes, .. } = &mut self;
+                let Update { rules, held, before, planes, .. } = self;
                 let before = before.values();
-                each_tile(plan, held, elements, scale(rules.combine, rules.slots.root(), held), |begin, gradient| {
+                let scale = scale(rules.combine, rules.slots.root(), held);
+                summer.each_tile(held, elements, scale, |begin, gradient| {
                     let tile = begin..begin + gradient.len();
-                    let mut planes: Vec<_> = planes.iter_mut().map(|plane| plane.slice_mut(tile.clone())).collect();
+                    let mut planes: SmallVec<[_; PLANES_INLINE]> =
+                        planes.iter_mut().map(|plane| plane.slice_mut(tile.clone())).collect();
                     rules.optimizer.update(&factors, &before[tile.clone()], &mut after[tile], &mut planes, gradient);
                 });
                 (factors.lr(), factors.decay())
@@ -112,19 +124,14 @@ impl Update {
                     Combine::Sum => Combine::Mean,
                     other => other,
                 };
-                each_tile(
-                    plan,
-                    &self.held,
-                    elements,
-                    scale(combine, self.rules.slots.root(), &self.held),
-                    |begin, mean| {
-                        after[begin..begin + mean.len()].copy_from_slice(mean);
-                    },
-                );
+                let scale = scale(combine, self.rules.slots.root(), &self.held);
+                summer.each_tile(&self.held, elements, scale, |begin, mean| {
+                    after[begin..begin + mean.len()].copy_from_slice(mean);
+                });
                 (0.0, 0.0)
             }
         };
-        Applied { weights: Version::new(self.step, lr, decay, after), planes: self.planes, updates }
+        Version::new(self.step, lr, decay, buffer)
     }
 }
 
@@ -135,8 +142,9 @@ pub struct Waiting {
     step: Step,
     updates: u64,
     before: Version,
-    recycled: Option<Vec<f32>>,
+    recycled: Option<WeightsBuffer>,
     planes: Planes,
+    held: Vec<Held>,
     /// `None` when no slot had one: the block is left alone and adds zero to every norm.
     gradient: Option<Vec<f32>>,
     factors: StepFactors,
@@ -180,10 +188,10 @@ impl Waiting {
     #[must_use]
     pub fn apply(mut self) -> Applied {
         let Some(gradient) = self.gradient.take() else { return self.left_alone() };
-        let mut after = self.recycled.take().unwrap_or_default();
-        after.resize(gradient.len(), 0.0);
+        let mut after = self.recycled.take().unwrap_or_else(|| WeightsBuffer::new(gradient.len()));
         let mut planes: Vec<_> = self.planes.iter_mut().map(Plane::view_mut).collect();
-        self.rules.optimizer.update(&self.factors, self.before.values(), &mut after, &mut planes, &gradient);
+        let optimizer = &self.rules.optimizer;
+        optimizer.update(&self.factors, self.before.values(), after.values_mut(), &mut planes, &gradient);
         self.applied(after)
     }
 
@@ -204,9 +212,11 @@ impl Waiting {
             optimizer.update_tensor(&first.factors, shape, &weights, &mut after, &mut planes, &gradient);
         }
         let mut begin = 0;
-        let mut part = |block: Waiting| {
+        let mut part = |mut block: Waiting| {
             let end = begin + block.before.values().len();
-            let applied = block.applied(after[begin..end].to_vec());
+            let mut part = block.recycled.take().unwrap_or_else(|| WeightsBuffer::new(end - begin));
+            part.values_mut().copy_from_slice(&after[begin..end]);
+            let applied = block.applied(part);
             begin = end;
             applied
         };
@@ -214,21 +224,13 @@ impl Waiting {
     }
 
     fn left_alone(self) -> Applied {
-        Applied { weights: self.before.carried_to(self.step), planes: self.planes, updates: self.updates }
+        let weights = self.before.carried_to(self.step);
+        Applied { weights, planes: self.planes, updates: self.updates, held: self.held }
     }
 
-    fn applied(self, after: Vec<f32>) -> Applied {
+    fn applied(self, after: WeightsBuffer) -> Applied {
         let weights = Version::new(self.step, self.factors.lr(), self.factors.decay(), after);
-        Applied { weights, planes: self.planes, updates: self.updates + 1 }
-    }
-}
-
-/// Runs the plan over the block and shows each tile's scaled sum with where it begins.
-fn each_tile(plan: &SumPlan, held: &[Held], elements: usize, scale: f32, mut visit: impl FnMut(usize, &[f32])) {
-    let mut registers = plan.registers();
-    for begin in (0..elements).step_by(TILE_ELEMENTS) {
-        let len = TILE_ELEMENTS.min(elements - begin);
-        visit(begin, plan.run(held, begin, len, scale, &mut registers));
+        Applied { weights, planes: self.planes, updates: self.updates + 1, held: self.held }
     }
 }
 
@@ -251,8 +253,10 @@ fn total_weight(node: SlotRange, held: &[Held]) -> f64 {
 
 /// Whether the canonical sum of `held` leaves f32's range somewhere.
 pub(super) fn sum_overflows(root: SlotRange, held: &[Held], elements: usize) -> bool {
-    let Some(plan) = SumPlan::new(root, held) else { return false };
+    let mut summer = Summer::default();
     let mut overflows = false;
-    each_tile(&plan, held, elements, 1.0, |_, sum| overflows |= sum.iter().any(|value| !value.is_finite()));
+    if summer.plan(root, held) {
+        summer.each_tile(held, elements, 1.0, |_, sum| overflows |= sum.iter().any(|value| !value.is_finite()));
+    }
     overflows
 }

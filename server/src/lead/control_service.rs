@@ -148,10 +148,11 @@ impl Control for ControlService {
         let expected =
             |found: &str| Refusal::mismatch(RefusalCause::Malformed, "first report", "a registration", found);
         let first = incoming.message().await?.ok_or_else(|| expected("the end of the stream"))?;
-        let Report::Register { hello, url } = wire::read_report(first)? else {
+        let Report::Register { hello, mut address } = wire::read_report(first)? else {
             return Err(expected("another report").into());
         };
-        let (index, orders) = lead.admit_server(hello.incarnation, reachable_url(&url, from))?;
+        address.url = reachable_url(&address.url, from);
+        let (index, orders) = lead.admit_server(hello.incarnation, address)?;
         let admission =
             Order::Admit { lead: lead.identity().hello(), index, job_toml: lead.spec().for_followers().to_toml() };
         let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
@@ -249,7 +250,7 @@ fn server_statuses(state: &LeadState) -> Vec<v1::ServerStatus> {
         .filter_map(|(index, server)| {
             let server = server.as_ref()?;
             let step = server.complete.map_or(0, |step| step.0);
-            Some(v1::ServerStatus { index: index as u32, url: server.url.clone(), blocks: 0, bytes: 0, step })
+            Some(v1::ServerStatus { index: index as u32, url: server.address.url.clone(), blocks: 0, bytes: 0, step })
         })
         .collect();
     if let Some((manifest, placement)) = state.model() {

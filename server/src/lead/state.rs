@@ -16,7 +16,7 @@ use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::manifest::{Manifest, Role};
 use halflife_proto::membership::{Assignment, BlockSums, Notice, Order, Partial, Total};
-use halflife_proto::placement::Placement;
+use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
 
@@ -78,7 +78,7 @@ pub struct Server {
     /// Its process.
     pub incarnation: Incarnation,
     /// Where workers reach it.
-    pub url: String,
+    pub address: ServerAddress,
     /// Whether it holds its blocks.
     pub placed: bool,
     /// Newest step complete on all its blocks.
@@ -181,13 +181,13 @@ impl LeadState {
     ///
     /// # Errors
     /// `JOB_FULL` when the job has its servers, `JOB_STOPPED` when it has ended.
-    pub fn register(&mut self, incarnation: Incarnation, url: String) -> Result<ServerIndex, Refusal> {
+    pub fn register(&mut self, incarnation: Incarnation, address: ServerAddress) -> Result<ServerIndex, Refusal> {
         self.check_not_stopped()?;
         let Some(index) = self.servers.iter().position(Option::is_none) else {
             let expected = format!("{} servers, all registered", self.settings.servers);
             return Err(Refusal::mismatch(RefusalCause::JobFull, "registration", expected, "one more"));
         };
-        self.servers[index] = Some(Server { incarnation, url, placed: false, complete: None });
+        self.servers[index] = Some(Server { incarnation, address, placed: false, complete: None });
         Ok(ServerIndex(index as u32))
     }
 
@@ -254,7 +254,7 @@ impl LeadState {
     pub fn server_lost(&mut self, index: ServerIndex) -> Vec<Effect> {
         let Some(place) = self.servers.get_mut(index.0 as usize) else { return Vec::new() };
         let Some(server) = place.take_if(|_| self.model.is_none()).or_else(|| place.clone()) else { return Vec::new() };
-        let message = format!("{index} ({}) is lost", server.url);
+        let message = format!("{index} ({}) is lost", server.address.url);
         if self.finished {
             return Vec::new(); // it had nothing left to do
         }
@@ -391,8 +391,8 @@ impl LeadState {
         if let Some(initial) = &self.settings.initial_tensors {
             check_initial_tensors(initial, &manifest)?;
         }
-        let urls = self.present().map(|server| server.url.clone()).collect();
-        let placement = balance(&manifest, 1, self.settings.block_elements, self.settings.whole_tensors, urls)
+        let addresses = self.present().map(|server| server.address.clone()).collect();
+        let placement = balance(&manifest, 1, self.settings.block_elements, self.settings.whole_tensors, addresses)
             .map_err(|error| Refusal::new(RefusalCause::Malformed, error.to_string()))?;
         self.model = Some((manifest.clone(), placement.clone()));
         let order = Order::Place { manifest, placement };

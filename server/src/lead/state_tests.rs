@@ -34,7 +34,7 @@ fn placed(servers: u32) -> LeadState {
     let mut state = LeadState::new(settings(servers));
     for index in 0..servers {
         let url = format!("http://s{index}");
-        assert_eq!(state.register(Incarnation(900 + u64::from(index)), url), Ok(ServerIndex(index)));
+        assert_eq!(state.register(Incarnation(900 + u64::from(index)), url.into()), Ok(ServerIndex(index)));
     }
     let (refused, effects) = join(&mut state, 0, 1);
     assert_eq!(refused.unwrap_err().cause, RefusalCause::NotReady);
