@@ -384,6 +384,7 @@ impl From<&JobDescription> for v1::JobDescription {
             mode: v1::Mode::Sync.into(),
             workload_toml: job.workload_toml.clone(),
             spec_revision: job.spec_revision,
+            optimizer_toml: job.optimizer_toml.clone(),
         }
     }
 }
@@ -425,6 +426,7 @@ pub fn read_job(wire: Option<v1::JobDescription>) -> Result<JobDescription, Refu
         mode: Mode::Sync,
         workload_toml: wire.workload_toml,
         spec_revision: wire.spec_revision,
+        optimizer_toml: wire.optimizer_toml,
     })
 }
 

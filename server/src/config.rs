@@ -253,6 +253,12 @@ impl JobSpec {
         spec
     }
 
+    /// `[optimizer]`, as TOML.
+    #[must_use]
+    pub fn optimizer_toml(&self) -> String {
+        toml::to_string(&self.optimizer).expect("optimizer settings came from TOML and can be written as TOML")
+    }
+
     /// The part of the job file that concerns the built-in worker, as TOML; empty without one.
     #[must_use]
     pub fn workload_toml(&self) -> String {
