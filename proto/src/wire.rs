@@ -645,6 +645,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_job_survives_the_wire() {
+        let job = JobDescription {
+            id: JobId("j".to_owned()),
+            generation: Generation(2),
+            seed: 3,
+            slots: 4,
+            steps: 5,
+            block_elements: 64,
+            combine: Combine::WeightedMean,
+            mode: Mode::Sync,
+            workload_toml: "[model]".to_owned(),
+            spec_revision: 6,
+            optimizer_toml: "lr = 0.1".to_owned(),
+        };
+        assert_eq!(read_job(Some((&job).into())), Ok(job));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_from_the_network_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

@@ -319,3 +319,21 @@ fn parse_value(text: &str) -> toml::Value {
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| toml::Value::String(text.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_optimizer_that_workers_are_told_is_the_jobs() {
+        for text in [
+            include_str!("../../deploy/examples/bench.toml"),
+            include_str!("../../deploy/examples/digits.toml"),
+            include_str!("../../deploy/examples/reference.toml"),
+        ] {
+            let spec = JobSpec::parse("an example", text, &[]).unwrap();
+            let told: OptimizerConfig = strict_toml::from_str(&spec.optimizer_toml()).unwrap();
+            assert_eq!(told, spec.optimizer);
+        }
+    }
+}

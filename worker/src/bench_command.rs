@@ -1,5 +1,6 @@
 //! `halflife-worker bench`: its command line, and its edge to files, signals and the terminal.
 
+use std::error::Error;
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use halflife_worker::bench::child::Running;
 use halflife_worker::bench::controller;
 use halflife_worker::bench::settings::Settings;
 use halflife_worker::bench::shape::ModelShape;
+use halflife_worker::bench::sweep;
 use halflife_worker::bench::wire::{Wire, WireDtype};
 use tokio::sync::watch;
 
@@ -22,7 +24,7 @@ use crate::{Outcome, first, stopped};
 /// gradients and gets whole weights at each step, over the same wire as in training; gradients cost
 /// nothing to compute. Weights are compared with what the optimizer must make of those gradients, so a
 /// step that is lost, doubled or mixed up fails the run. docs/bench.md says what the numbers mean.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Bench {
     /// URL of the lead of a cluster to measure. Without it, own servers.
     #[arg(long, value_name = "URL", env = "HALFLIFE_SERVER")]
@@ -75,8 +77,20 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
     /// Write everything that was found as JSON.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "sweep")]
     json: Option<PathBuf>,
+    /// Measure one size, block size and dtype after the other, and write sweep.csv and sweep.svg there.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["server", "model", "block_elements", "gradients", "weights", "dtype", "compare"])]
+    sweep: Option<PathBuf>,
+    /// Sizes of a sweep, in elements [default: 1024 65536 1048576 4194304 25000000].
+    #[arg(long, value_name = "N,...", requires = "sweep", value_delimiter = ',')]
+    sweep_params: Vec<u64>,
+    /// Block sizes of a sweep, in elements [default: 16384 65536 262144 1048576].
+    #[arg(long, value_name = "B,...", requires = "sweep", value_delimiter = ',')]
+    sweep_blocks: Vec<u64>,
+    /// Dtypes of a sweep [default: f32 and bf16, as far as jobs know them].
+    #[arg(long, value_name = "DTYPE,...", requires = "sweep", value_delimiter = ',')]
+    sweep_dtypes: Vec<WireDtype>,
 }
 
 /// Models with a name.
@@ -125,19 +139,28 @@ pub(crate) async fn run(arguments: &Bench, mut signal: watch::Receiver<Option<Si
     if let Some(path) = &arguments.json {
         crate::check_file_writable(path)?;
     }
-    let settings = arguments.settings();
-    let running = Running::default();
+    let (arguments, running) = (arguments.clone(), Running::default());
     let measuring = tokio::task::spawn_blocking({
         let running = running.clone();
-        move || controller::run(&settings, running)
+        move || match &arguments.sweep {
+            Some(directory) => sweep(&arguments, directory, &running),
+            None => measure(&arguments, running),
+        }
     });
-    let report = tokio::select! {
-        measured = measuring => measured??,
+    tokio::select! {
+        measured = measuring => measured?.map(|()| ExitCode::SUCCESS).map_err(Into::into),
         by = first(&mut signal) => {
             running.end_all();
-            return Ok(stopped(by, &"every process of the benchmark has ended"));
+            Ok(stopped(by, &"every process of the benchmark has ended"))
         }
-    };
+    }
+}
+
+/// What can go from a thread to another.
+type Measured = Result<(), Box<dyn Error + Send + Sync>>;
+
+fn measure(arguments: &Bench, running: Running) -> Measured {
+    let report = controller::run(&arguments.settings(), running)?;
     let mut text = report.to_string();
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
@@ -145,12 +168,29 @@ pub(crate) async fn run(arguments: &Bench, mut signal: watch::Receiver<Option<Si
     }
     writeln!(stdout(), "{text}")?;
     match report.verified.passed {
-        true => Ok(ExitCode::SUCCESS),
+        true => Ok(()),
         false => Err("the weights are not what they must be".into()),
     }
 }
 
-fn write_json(path: &Path, report: &impl serde::Serialize) -> Outcome<()> {
+fn sweep(arguments: &Bench, directory: &Path, running: &Running) -> Measured {
+    let base = arguments.settings();
+    base.check()?;
+    let dtypes = match arguments.sweep_dtypes.as_slice() {
+        [] => sweep::DTYPES.into_iter().filter(|dtype| sweep::is_known(&base, *dtype)).collect(),
+        given => given.to_vec(),
+    };
+    let given_or = |given: &[u64], usual: &[u64]| if given.is_empty() { usual.to_vec() } else { given.to_vec() };
+    let parameters = given_or(&arguments.sweep_params, &sweep::PARAMETERS);
+    let blocks = given_or(&arguments.sweep_blocks, &sweep::BLOCKS);
+    let points = sweep::points(&parameters, &blocks, &dtypes);
+    // Standard output may be closed; the files tell the same.
+    sweep::run(&base, &points, directory, running, |row| _ = writeln!(stdout(), "{row}"))?;
+    writeln!(stdout(), "sweep.csv and sweep.svg written to {}", directory.display())?;
+    Ok(())
+}
+
+fn write_json(path: &Path, report: &impl serde::Serialize) -> Measured {
     let mut text = serde_json::to_vec_pretty(report)?;
     text.push(b'\n');
     std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()).into())

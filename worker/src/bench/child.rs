@@ -107,11 +107,8 @@ struct Process {
     stderr: Arc<Mutex<VecDeque<String>>>,
 }
 
-enum Report {
-    Answer(Answer),
-    /// Its standard output is closed, or is no protocol.
-    Gone,
-}
+/// What came from a process; `None` once its standard output is closed, or is no protocol.
+type Report = Option<Answer>;
 
 impl Processes {
     /// None yet; `running` ends them from elsewhere.
@@ -162,10 +159,10 @@ impl Processes {
             let report = self.reports.recv_timeout(ANSWER_WITHIN);
             let (id, report) = report.map_err(|_| ProcessError::Silent { name: self.name(from[missing]) })?;
             match (report, from.iter().position(|wanted| *wanted == id)) {
-                (Report::Answer(Answer::Failed { message }), _) => return Err(self.explain(id, Some(message))),
-                (Report::Gone, _) => return Err(self.explain(id, None)),
-                (Report::Answer(answer), Some(place)) if answers[place].is_none() => answers[place] = Some(answer),
-                (Report::Answer(answer), _) => return Err(self.unexpected(id, "no answer", &answer)),
+                (Some(Answer::Failed { message }), _) => return Err(self.explain(id, Some(message))),
+                (None, _) => return Err(self.explain(id, None)),
+                (Some(answer), Some(place)) if answers[place].is_none() => answers[place] = Some(answer),
+                (Some(answer), _) => return Err(self.unexpected(id, "no answer", &answer)),
             }
         }
         Ok(answers.into_iter().flatten().collect())
@@ -190,9 +187,9 @@ impl Processes {
         let deadline = Instant::now() + EXPLAIN_WITHIN;
         while let Ok((id, report)) = self.reports.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             match report {
-                Report::Answer(Answer::Failed { message }) => ends.push((id, Some(message))),
+                Some(Answer::Failed { message }) => ends.push((id, Some(message))),
                 // A process that said why it ends is gone afterwards.
-                Report::Gone if ends.iter().all(|(ended, _)| *ended != id) => ends.push((id, None)),
+                None if ends.iter().all(|(ended, _)| *ended != id) => ends.push((id, None)),
                 _ => {}
             }
         }
@@ -265,11 +262,11 @@ impl Running {
 
 fn read_answers(id: ProcessId, mut output: impl BufRead, reports: &Sender<(ProcessId, Report)>) {
     while let Ok(Some(answer)) = read_message(&mut output) {
-        if reports.send((id, Report::Answer(answer))).is_err() {
+        if reports.send((id, Some(answer))).is_err() {
             return;
         }
     }
-    let _ = reports.send((id, Report::Gone)); // nobody may wait any more
+    let _ = reports.send((id, None)); // nobody may wait any more
 }
 
 /// Who sets RUST_LOG wants to see what is logged; others only when something fails.

@@ -121,7 +121,7 @@ impl<'a> Bench<'a> {
             contenders.push(contender("bound", 0, Kind::Bound));
         }
         if clusters.len() > 1 {
-            contenders.push(contender(&settings.compare.join(" "), 1, Kind::Job));
+            contenders.push(contender("other", 1, Kind::Job));
         }
         Ok(Bench { settings, processes, clusters, contenders, usage: None, steps, warmup })
     }

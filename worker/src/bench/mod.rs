@@ -2,7 +2,7 @@
 //!
 //! `docs/bench.md` says what is measured. The map, from the outside in:
 //! - [`settings`]: what was asked for, and the job made of it. [`controller`]: the whole measurement.
-//!   [`report`]: what comes out.
+//!   [`report`]: what comes out. [`sweep`]: one after the other, as a table and a picture.
 //! - [`cluster`]: a job's processes, ordered phase by phase; [`phase`]: the times of one.
 //!   [`child`]: processes as the controller sees them; [`process`]: what is said between them.
 //! - `role`, `server_process`, `worker_process`: the processes' side.
@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod controller;
 pub mod machine;
 pub mod phase;
+mod plot;
 pub mod prediction;
 pub mod process;
 pub mod report;
@@ -26,6 +27,7 @@ mod server_process;
 pub mod settings;
 pub mod shape;
 pub mod statistics;
+pub mod sweep;
 pub mod verification;
 pub mod wire;
 mod worker_process;

@@ -89,7 +89,7 @@ impl Prediction {
         }
         for (tensor, sampled) in self.tensors.iter().zip(&samples.tensors) {
             for (expected, position) in tensor.weights.iter().zip(&sampled.positions) {
-                let expected = self.seen.from_server(*expected);
+                let expected = self.seen.after_the_wire(*expected);
                 if arena[*position].to_bits() != expected.to_bits() {
                     let (name, element) = (sampled.name.clone(), *position - sampled.begin);
                     found.note(Mismatch { step, tensor: name, element, expected, found: arena[*position] });
@@ -120,7 +120,7 @@ impl Prediction {
 }
 
 impl Seen {
-    fn from_server(self, value: f32) -> f32 {
+    fn after_the_wire(self, value: f32) -> f32 {
         match self {
             Seen::Exact => value,
             Seen::Bf16 => bf16::widen(bf16::round(value)),

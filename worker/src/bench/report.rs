@@ -46,7 +46,7 @@ pub struct Report {
 /// What was measured of one of those that took turns.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Part {
-    /// `job`, `bound`, or the overrides of the other job.
+    /// `job`, `bound`, or `other`: the one with the overrides of `--compare`.
     pub name: String,
     /// Measured steps.
     pub steps: u64,
@@ -130,7 +130,9 @@ impl Part {
         }
     }
 
-    fn cpu_ms(&self) -> f64 {
+    /// CPU milliseconds per step of all its processes.
+    #[must_use]
+    pub fn cpu_ms(&self) -> f64 {
         self.server_cpu_ms.iter().chain(&self.worker_cpu_ms).sum()
     }
 }
@@ -198,9 +200,12 @@ impl fmt::Display for Report {
         if !machine.optimized_build {
             writeln!(f, "NOT AN OPTIMISED BUILD: these times say nothing (cargo build --release)")?;
         }
+        if !settings.compare.is_empty() {
+            writeln!(f, "the other job has {}", settings.compare.join(", "))?;
+        }
         writeln!(f)?;
         table(f, &self.parts)?;
-        for (name, ratio) in [("bound", &self.bound_ratio), ("the other", &self.compare_ratio)] {
+        for (name, ratio) in [("bound", &self.bound_ratio), ("other", &self.compare_ratio)] {
             if let Some(ratio) = ratio {
                 writeln!(f, "  job / {name:<11} {ratio}")?;
             }

@@ -54,9 +54,9 @@ mod tests {
             let root = SlotRange { begin: 0, end: slots };
             let mut registers = registers(slots);
             sum(root, &gradients, 30, 50, &mut registers);
-            for element in 0..50 {
-                let expected = naive(root, &gradients, 30 + element);
-                assert_eq!(registers[0][element].to_bits(), expected.to_bits(), "{slots} slots");
+            for (found, element) in registers[0][..50].iter().zip(30..) {
+                let expected = naive(root, &gradients, element);
+                assert_eq!(found.to_bits(), expected.to_bits(), "{slots} slots");
             }
         }
     }
