@@ -49,4 +49,6 @@ pub struct JobDescription {
     pub workload_toml: String,
     /// Revision of the job file.
     pub spec_revision: u64,
+    /// `[optimizer]` of the job file as TOML, for whoever predicts or explains its steps.
+    pub optimizer_toml: String,
 }

@@ -391,6 +391,7 @@ impl From<&JobDescription> for v1::JobDescription {
             mode: v1::Mode::Sync.into(),
             workload_toml: job.workload_toml.clone(),
             spec_revision: job.spec_revision,
+            optimizer_toml: job.optimizer_toml.clone(),
         }
     }
 }
@@ -432,6 +433,7 @@ pub fn read_job(wire: Option<v1::JobDescription>) -> Result<JobDescription, Refu
         mode: Mode::Sync,
         workload_toml: wire.workload_toml,
         spec_revision: wire.spec_revision,
+        optimizer_toml: wire.optimizer_toml,
     })
 }
 
@@ -649,6 +651,24 @@ mod tests {
         ] {
             assert_eq!(read_contribution(wire.clone()).unwrap_err().cause, cause, "{wire:?}");
         }
+    }
+
+    #[test]
+    fn a_job_survives_the_wire() {
+        let job = JobDescription {
+            id: JobId("j".to_owned()),
+            generation: Generation(2),
+            seed: 3,
+            slots: 4,
+            steps: 5,
+            block_elements: 64,
+            combine: Combine::WeightedMean,
+            mode: Mode::Sync,
+            workload_toml: "[model]".to_owned(),
+            spec_revision: 6,
+            optimizer_toml: "lr = 0.1".to_owned(),
+        };
+        assert_eq!(read_job(Some((&job).into())), Ok(job));
     }
 
     proptest! {

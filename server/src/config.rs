@@ -253,6 +253,12 @@ impl JobSpec {
         spec
     }
 
+    /// `[optimizer]`, as TOML.
+    #[must_use]
+    pub fn optimizer_toml(&self) -> String {
+        toml::to_string(&self.optimizer).expect("optimizer settings came from TOML and can be written as TOML")
+    }
+
     /// The part of the job file that concerns the built-in worker, as TOML; empty without one.
     #[must_use]
     pub fn workload_toml(&self) -> String {
@@ -312,4 +318,22 @@ fn parse_value(text: &str) -> toml::Value {
         .ok()
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| toml::Value::String(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_optimizer_that_workers_are_told_is_the_jobs() {
+        for text in [
+            include_str!("../../deploy/examples/bench.toml"),
+            include_str!("../../deploy/examples/digits.toml"),
+            include_str!("../../deploy/examples/reference.toml"),
+        ] {
+            let spec = JobSpec::parse("an example", text, &[]).unwrap();
+            let told: OptimizerConfig = strict_toml::from_str(&spec.optimizer_toml()).unwrap();
+            assert_eq!(told, spec.optimizer);
+        }
+    }
 }

@@ -109,6 +109,7 @@ impl Lead {
             mode: job.mode,
             workload_toml: self.spec.workload_toml(),
             spec_revision: 0,
+            optimizer_toml: self.spec.optimizer_toml(),
         }
     }
 

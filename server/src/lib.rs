@@ -31,4 +31,6 @@ pub mod shard;
 pub mod step_edge;
 
 pub use config::{ConfigError, JobSpec};
+/// The optimizers, for programs that predict what a server computes.
+pub use halflife_optim as optim;
 pub use server::{Part, RunningServer, ServerEnd, ServerError, ServerOptions, start};

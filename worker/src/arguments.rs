@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench_command::Bench;
+
 /// Trains through halflife's servers.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -18,6 +20,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Train(Train),
     Local(Local),
+    Bench(Bench),
+    /// A process of `bench`, which alone can speak to it.
+    #[command(hide = true)]
+    BenchProcess,
 }
 
 /// Takes part in a job that servers run elsewhere.

@@ -137,6 +137,7 @@ mod tests {
             mode: Mode::Sync,
             workload_toml: text.to_owned(),
             spec_revision: 0,
+            optimizer_toml: String::new(),
         };
         Computation::prepare(&Workload::from_toml(text).unwrap(), &job).unwrap()
     }

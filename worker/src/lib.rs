@@ -5,11 +5,13 @@
 //! - [`data`]: labelled samples and their parts; [`sampling`]: which of them make up a slot.
 //! - [`model`]: loss and gradient.
 //! - [`report`], [`progress`], [`digest`], [`weights_file`]: what a run leaves behind.
+//! - [`bench`]: a load generator with a synthetic model.
 //! - [`threads`]: how many a gradient takes.
 //! - `random`, `permutation`: stateless randomness.
 //!
 //! The binary adds the command line (`main.rs`, `arguments.rs`, `summary.rs`, `signals.rs`).
 
+pub mod bench;
 pub mod computation;
 pub mod data;
 pub mod digest;

@@ -1,6 +1,7 @@
 //! `halflife-worker`: the edge where arguments come in, and results, errors and exit codes go out.
 
 mod arguments;
+mod bench_command;
 mod signals;
 mod summary;
 
@@ -76,6 +77,8 @@ async fn run(arguments: Arguments) -> Outcome<ExitCode> {
     let outputs = match &arguments.command {
         Command::Train(train) => &train.outputs,
         Command::Local(local) => &local.outputs,
+        Command::Bench(bench) => return bench_command::run(bench, signal).await,
+        Command::BenchProcess => return Ok(halflife_worker::bench::run_process().await),
     };
     check_writable(outputs)?;
     let end = tokio::select! {
@@ -92,6 +95,8 @@ async fn carry_out(command: &Command, signal: watch::Receiver<Option<Signal>>) -
     match command {
         Command::Train(arguments) => run_train(arguments, signal).await,
         Command::Local(arguments) => run_local(arguments, signal).await,
+        // These have ends of their own.
+        Command::Bench(_) | Command::BenchProcess => unreachable!("carried out before"),
     }
 }
 
@@ -149,13 +154,14 @@ async fn first(signal: &mut watch::Receiver<Option<Signal>>) -> Signal {
 
 /// Finds out before the training, not after it.
 fn check_writable(outputs: &Outputs) -> Outcome<()> {
-    for path in [&outputs.report, &outputs.weights].into_iter().flatten() {
-        let probe = path.with_added_extension("partial");
-        let opened = fs::File::create(&probe).and_then(|_| fs::remove_file(&probe));
-        let opened = if path.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { opened };
-        opened.map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-    }
-    Ok(())
+    [&outputs.report, &outputs.weights].into_iter().flatten().try_for_each(|path| check_file_writable(path))
+}
+
+fn check_file_writable(path: &Path) -> Outcome<()> {
+    let probe = path.with_added_extension("partial");
+    let opened = fs::File::create(&probe).and_then(|_| fs::remove_file(&probe));
+    let opened = if path.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { opened };
+    Ok(opened.map_err(|error| format!("cannot write {}: {error}", path.display()))?)
 }
 
 fn write_outcome(finished: &Finished, outputs: &Outputs) -> Outcome<ExitCode> {

@@ -103,6 +103,7 @@ impl State {
             mode: Mode::Sync,
             workload_toml: String::new(),
             spec_revision: 0,
+            optimizer_toml: String::new(),
         }
     }
 
