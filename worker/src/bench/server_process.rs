@@ -19,7 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// [`RoleError`].
 pub(super) async fn serve(part: Part, compute_threads: usize, mut orders: Orders) -> Result<(), RoleError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let server = start(ServerOptions { listen, advertise: None, part, compute_threads, patience: PATIENCE }).await?;
+    let options =
+        ServerOptions { listen, advertise: None, unix_socket: None, part, compute_threads, patience: PATIENCE };
+    let server = start(options).await?;
     answer(&Answer::Listening { url: server.url().to_owned() })?;
     let mut server = tokio::spawn(server.run(std::future::pending()));
     let mut runs = true;
