@@ -148,7 +148,10 @@ pub(crate) async fn run(arguments: &Bench, mut signal: watch::Receiver<Option<Si
         }
     });
     tokio::select! {
-        measured = measuring => measured?.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        measured = measuring => match measured? {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) => Err(error),
+        },
         by = first(&mut signal) => {
             running.end_all();
             Ok(stopped(by, &"every process of the benchmark has ended"))

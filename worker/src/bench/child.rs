@@ -90,7 +90,7 @@ pub struct Processes {
     sender: Sender<(ProcessId, Report)>,
 }
 
-/// What can be ended from elsewhere. Clones share it.
+/// What can be ended from elsewhere: the processes of one [`Processes`] at a time. Clones share it.
 #[derive(Clone, Default)]
 pub struct Running(Arc<Mutex<State>>);
 
@@ -99,6 +99,16 @@ struct State {
     processes: Vec<Process>,
     /// Nothing is started any more.
     ended: bool,
+}
+
+impl State {
+    fn end(&mut self) {
+        for mut process in self.processes.drain(..) {
+            // One that has ended already is what is wanted.
+            let _ = process.child.kill();
+            let _ = process.child.wait();
+        }
+    }
 }
 
 struct Process {
@@ -201,13 +211,14 @@ impl Processes {
     }
 
     fn name(&self, id: ProcessId) -> String {
-        self.running.lock().processes[id.0].name.clone()
+        // Gone from the list once everything was ended.
+        self.running.lock().processes.get(id.0).map_or(String::new(), |process| process.name.clone())
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        self.running.end_all();
+        self.running.lock().end();
     }
 }
 
@@ -216,11 +227,7 @@ impl Running {
     pub fn end_all(&self) {
         let mut state = self.lock();
         state.ended = true;
-        for process in &mut state.processes {
-            // One that has ended already is what is wanted.
-            let _ = process.child.kill();
-            let _ = process.child.wait();
-        }
+        state.end();
     }
 
     fn wait_for_all(&self) {
@@ -235,7 +242,7 @@ impl Running {
     fn died(&self, id: ProcessId) -> ProcessError {
         let status = self.status(id).map_or("it still runs".to_owned(), |status| status.to_string());
         let state = self.lock();
-        let process = &state.processes[id.0];
+        let Some(process) = state.processes.get(id.0) else { return ProcessError::Stopped };
         let lines = process.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         let stderr: String = lines.iter().map(|line| format!("\n  {line}")).collect();
         let stderr = if stderr.is_empty() { "; it said nothing".to_owned() } else { format!("; it said:{stderr}") };
@@ -246,7 +253,8 @@ impl Running {
     fn status(&self, id: ProcessId) -> Option<ExitStatus> {
         let deadline = Instant::now() + END_WITHIN;
         loop {
-            let status = self.lock().processes[id.0].child.try_wait().ok().flatten();
+            let status = self.lock().processes.get_mut(id.0).map(|process| process.child.try_wait().ok().flatten());
+            let Some(status) = status else { return None };
             if status.is_some() || Instant::now() >= deadline {
                 return status;
             }
