@@ -29,6 +29,7 @@ use tower_service::Service as _;
 use crate::assembler::{Arrival, Content};
 use crate::block_plan::BlockPlan;
 use crate::connection::{call, connect};
+use crate::encoder::BlockEncoder;
 use crate::error::{ClientError, status_cause};
 use crate::session::SessionHandle;
 use crate::shipment::Shipment;
@@ -63,7 +64,14 @@ pub(crate) async fn open(
     let channel = connect(url).await?;
     let (shipments, queue) = mpsc::channel(SHIPMENTS_QUEUED_MAX);
     let first = v1::StepRequest { message: Some(Up::Hello(hello.into())), from_step: from_step.map(|step| step.0) };
-    let outgoing = Outgoing { plan: Arc::clone(plan), server, generation: hello.generation, queue, current: None };
+    let outgoing = Outgoing {
+        plan: Arc::clone(plan),
+        server,
+        generation: hello.generation,
+        queue,
+        current: None,
+        encoder: BlockEncoder::default(),
+    };
     let requests = tokio_stream::once(framing::message(&first)).chain(outgoing).map(Ok);
     let mut responses = call(url, step_stream(channel, OutgoingMessages::request(requests))).await?;
     let welcome = call(url, async { responses.message().await.map(tonic::Response::new) }).await?;
@@ -174,6 +182,7 @@ struct Outgoing {
     queue: mpsc::Receiver<Shipment>,
     /// The shipment being sent, and which of the server's blocks is next.
     current: Option<(Shipment, usize)>,
+    encoder: BlockEncoder,
 }
 
 impl Outgoing {
@@ -182,8 +191,10 @@ impl Outgoing {
         let numbers = self.plan.numbers_of_server(self.server);
         while let Some(number) = numbers.get(*next) {
             *next += 1;
-            if let Some(contribution) = shipment.contribution(&self.plan.blocks()[*number], self.generation) {
-                return Some(contribution);
+            let block = &self.plan.blocks()[*number];
+            let contribution = shipment.contribution(block, self.generation, &mut self.encoder);
+            if contribution.is_some() {
+                return contribution;
             }
         }
         self.current = None;

@@ -15,6 +15,7 @@ use halflife_proto::job::Combine;
 use halflife_proto::manifest::Tensor;
 use halflife_proto::refusal::RefusalCause;
 use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::{Dtype, Encoded};
 use halflife_proto::v1;
 
 /// f, w, b, c.
@@ -22,7 +23,7 @@ const INITIAL: [f32; 11] = [7., 8., 10., 11., 12., 13., 14., 5., 20., 21., 22.];
 
 /// Slot s has the gradient s + 1 everywhere: the mean over 4 slots is 2.5.
 fn node_gradient(member: &Member, node: SlotRange) -> NodeGradient {
-    let mut sum = NodeSum::new(member.layout(), Combine::Mean, node, member.buffers().clone());
+    let mut sum = NodeSum::new(member.layout(), Combine::Mean, Dtype::F32, node, member.buffers().clone());
     while let Some(slot) = sum.next_slot() {
         let mut values = member.buffers().take();
         values.fill(slot as f32 + 1.0);
@@ -171,7 +172,7 @@ async fn a_nonfinite_slot_is_sent_so_for_every_block_that_changes() {
     initialize(&mut member).await;
     expect_nodes(&mut member, 1, &[(0, 1)]).await;
     let node = SlotRange::new(0, 1).unwrap();
-    let mut sum = NodeSum::new(member.layout(), Combine::Mean, node, member.buffers().clone());
+    let mut sum = NodeSum::new(member.layout(), Combine::Mean, Dtype::F32, node, member.buffers().clone());
     let values = vec![f32::INFINITY; member.layout().elements()];
     sum.add(SlotGradient { values, absent: TensorSet::new(), weight: 1.0 }).unwrap();
     let gradient = sum.finish().unwrap();
@@ -314,7 +315,7 @@ async fn a_version_that_never_was_whole_here_is_pulled() {
             let node = SlotRange::new(0, SLOTS).unwrap();
             let weights = state.weights(id, None).unwrap();
             let sum = vec![10.0f32; weights.data.len() / 4];
-            let data = bytemuck::cast_slice::<f32, u8>(&sum).to_vec().into();
+            let data = Encoded::f32(bytemuck::cast_slice::<f32, u8>(&sum).to_vec());
             state.take_in(Contribution {
                 block: id,
                 generation: fake::GENERATION,

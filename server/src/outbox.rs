@@ -109,7 +109,8 @@ impl State {
             Some((block, self.newest.remove(&block)?))
         })?;
         let (step, lr, decay) = (version.step, version.lr, version.decay);
-        let weights = BlockWeights { block, generation, step, data: version.bytes().into(), lr, decay };
+        let (dtype, data) = version.to_send();
+        let weights = BlockWeights { block, generation, step, dtype, data: data.into(), lr, decay };
         Some(framing::weights(weights))
     }
 }

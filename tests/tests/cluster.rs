@@ -116,6 +116,7 @@ fn the_small_blocks_really_are_many_and_on_every_server() {
         mode: spec.job.mode,
         workload_toml: String::new(),
         spec_revision: 0,
+        wire: spec.wire,
     };
     let computation = Computation::prepare(&workload, &job).expect("a model");
     let urls = (0..3).map(|index| format!("http://{index}")).collect();

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use halflife_proto::blocks::{BlockId, all_blocks, block_count};
 use halflife_proto::contribution::{BlockWeights, Contribution, Payload};
 use halflife_proto::ids::{Generation, JobId, ServerIndex, Step, TensorIndex};
-use halflife_proto::job::{Combine, JobDescription, Mode};
+use halflife_proto::job::{Combine, JobDescription, Mode, Wire};
 use halflife_proto::manifest::{Manifest, Role};
 use halflife_proto::placement::Placement;
+use halflife_proto::tensor_codec::Dtype;
 use halflife_proto::v1;
 use tokio::sync::mpsc::UnboundedSender;
 use tonic::Status;
@@ -103,6 +104,7 @@ impl State {
             mode: Mode::Sync,
             workload_toml: String::new(),
             spec_revision: 0,
+            wire: Wire::default(),
         }
     }
 
@@ -135,7 +137,7 @@ impl State {
         if contribution.step != next {
             return;
         }
-        let values = data.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+        let values = data.bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
         if next == Step::ZERO {
             return self.install(id, Step::ZERO, values);
         }
@@ -170,8 +172,8 @@ impl State {
         if self.has(Fault::TruncatedWeights(block.server)) {
             data.truncate(data.len() - 1);
         }
-        let (lr, decay) = (step.0 as f64, 10.0 * step.0 as f64);
-        Some(BlockWeights { block: id, generation: GENERATION, step: *step, data: data.into(), lr, decay }.into())
+        let (dtype, lr, decay) = (Dtype::F32, step.0 as f64, 10.0 * step.0 as f64);
+        Some(BlockWeights { block: id, generation: GENERATION, step: *step, dtype, data: data.into(), lr, decay }.into())
     }
 
     /// The newest weights of a tensor.

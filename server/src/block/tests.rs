@@ -1,7 +1,6 @@
 //! A block's answers to whatever may come, and the bits of its steps.
 
 use super::*;
-use bytes::Bytes;
 use halflife_optim::OptimizerConfig;
 use halflife_proto::ids::{Generation, TensorIndex};
 
@@ -19,6 +18,7 @@ fn rules_of(optimizer: &str, combine: Combine, nonfinite: NonfinitePolicy) -> Ar
         combine,
         nonfinite,
         steps: Step(10),
+        wire: Wire::default(),
     })
 }
 
@@ -28,7 +28,7 @@ fn block(rules: &Arc<Rules>) -> Block {
 }
 
 fn bytes(values: &[f32]) -> Payload {
-    Payload::Dense(Bytes::from(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>()))
+    Payload::Dense(Encoded::f32(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>()))
 }
 
 fn contribution(step: u64, slots: (u32, u32), payload: Payload) -> Contribution {
@@ -78,7 +78,7 @@ fn planes_kept_in_bf16_are_shown_in_f32() {
     contribute(&block, contribution(1, (0, 4), bytes(&[4.0, 1.0 + 1.0 / 512.0]))).unwrap().unwrap();
     // mean over 4 slots: [1, 0.25 (1 + 2^-9)], of which bf16 keeps 0.25
     let Payload::Dense(expected) = bytes(&[1.0, 0.25]) else { panic!("dense") };
-    assert_eq!(block.plane_at("m", Step(1)).unwrap(), expected);
+    assert_eq!(block.plane_at("m", Step(1)).unwrap(), expected.bytes);
     assert_eq!(block.at(Step(1)).unwrap().values(), [0.5, 2.0 - 0.125 * (1.0 + 1.0 / 512.0)]);
 }
 
@@ -89,7 +89,7 @@ fn bad_contributions_are_refused_by_cause_and_change_nothing() {
     for (bad, cause) in [
         (contribution(1, (0, 4), bytes(&[1.0])), RefusalCause::WrongSize),
         (contribution(1, (0, 4), bytes(&[1.0, 2.0, 3.0])), RefusalCause::WrongSize),
-        (contribution(1, (0, 4), Payload::Dense(Bytes::from_static(&[0; 7]))), RefusalCause::WrongSize),
+        (contribution(1, (0, 4), Payload::Dense(Encoded::f32(&[0; 7][..]))), RefusalCause::WrongSize),
         (contribution(1, (1, 3), bytes(&[1.0, 2.0])), RefusalCause::MisalignedSlots),
         (contribution(1, (0, 5), bytes(&[1.0, 2.0])), RefusalCause::MisalignedSlots),
         (contribution(2, (0, 4), bytes(&[1.0, 2.0])), RefusalCause::StepAhead),

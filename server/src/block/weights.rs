@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use halflife_proto::ids::Step;
+use halflife_proto::tensor_codec::Dtype;
 
 #[cfg(target_endian = "big")]
 compile_error!("weights are sent as they lie in memory, which must be little-endian");
@@ -53,6 +54,12 @@ impl Version {
     #[must_use]
     pub fn bytes(&self) -> Bytes {
         Bytes::from_owner(self.values.clone())
+    }
+
+    /// What goes to the workers, shared, not copied.
+    #[must_use]
+    pub fn to_send(&self) -> (Dtype, Bytes) {
+        (Dtype::F32, self.bytes())
     }
 
     /// Takes the buffer back for the next version if nobody reads it any more.
