@@ -342,6 +342,7 @@ impl Block {
     }
 
     fn start_update(&self, state: &mut State, step: Step) -> Update {
+        let (recycled, recycled_coded) = state.previous.take().map(Version::reclaim).unwrap_or_default();
         Update {
             rules: self.rules.clone(),
             change: self.change.clone(),
@@ -349,7 +350,8 @@ impl Block {
             updates: state.updates,
             held: state.gathering.take(),
             before: state.current.clone().expect("a block that gathers has weights"),
-            recycled: state.previous.take().and_then(Version::reclaim),
+            recycled,
+            recycled_coded,
             planes: state.planes.take().expect("a block that gathers has its planes"),
         }
     }
@@ -395,7 +397,8 @@ impl Block {
                 let mut values = vec![0.0; self.elements];
                 data.load(0, &mut values);
                 state.initial_digest = Some(digest);
-                state.current = Some(Version::new(Step::ZERO, 0.0, 0.0, values));
+                let version = Version::new(Step::ZERO, 0.0, 0.0, values);
+                state.current = Some(version.encoded_in(self.rules.wire.weights, Vec::new()));
                 Ok(Contributed::Initialized)
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! An [`Update`] owns all it reads and writes, so it runs on any thread without a lock.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use halflife_optim::{Plane, StepFactors, Sums};
@@ -9,6 +10,7 @@ use halflife_proto::contribution::Payload;
 use halflife_proto::ids::Step;
 use halflife_proto::job::Combine;
 use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::{Dtype, encode};
 
 use super::gathering::Held;
 use super::sum::{SumPlan, TILE_ELEMENTS};
@@ -26,6 +28,8 @@ pub struct Update {
     pub(super) before: Version,
     /// A buffer nobody reads any more, for the weights to come.
     pub(super) recycled: Option<Vec<f32>>,
+    /// The same for their encoding on a lossy wire.
+    pub(super) recycled_coded: Option<Vec<u8>>,
     pub(super) planes: Planes,
 }
 
@@ -63,8 +67,8 @@ impl Update {
             gradient
         });
         let factors = self.rules.optimizer.factors(&rule, self.step.0, self.updates + 1);
-        let Update { rules, step, updates, before, recycled, planes, .. } = self;
-        Waiting { rules, step, updates, before, recycled, planes, gradient, factors }
+        let Update { rules, step, updates, before, recycled, recycled_coded, planes, .. } = self;
+        Waiting { rules, step, updates, before, recycled, recycled_coded, planes, gradient, factors }
     }
 
     /// How to sum it; `None` when no slot had a gradient or the step is skipped.
@@ -93,6 +97,7 @@ impl Update {
         let elements = self.before.values().len();
         let mut after = self.recycled.take().unwrap_or_default();
         after.resize(elements, 0.0);
+        let mut outgoing = Outgoing::new(self.rules.wire.weights, elements, self.recycled_coded.take());
         let updates = self.updates + 1;
         let (lr, decay) = match self.change.clone() {
             Change::Optimized(rule) => {
@@ -102,7 +107,9 @@ impl Update {
                 each_tile(plan, held, elements, scale(rules.combine, rules.slots.root(), held), |begin, gradient| {
                     let tile = begin..begin + gradient.len();
                     let mut planes: Vec<_> = planes.iter_mut().map(|plane| plane.slice_mut(tile.clone())).collect();
-                    rules.optimizer.update(&factors, &before[tile.clone()], &mut after[tile], &mut planes, gradient);
+                    let after = &mut after[tile.clone()];
+                    rules.optimizer.update(&factors, &before[tile.clone()], after, &mut planes, gradient);
+                    outgoing.encode(tile, after);
                 });
                 (factors.lr(), factors.decay())
             }
@@ -118,13 +125,39 @@ impl Update {
                     elements,
                     scale(combine, self.rules.slots.root(), &self.held),
                     |begin, mean| {
-                        after[begin..begin + mean.len()].copy_from_slice(mean);
+                        let tile = begin..begin + mean.len();
+                        after[tile.clone()].copy_from_slice(mean);
+                        outgoing.encode(tile, mean);
                     },
                 );
                 (0.0, 0.0)
             }
         };
-        Applied { weights: Version::new(self.step, lr, decay, after), planes: self.planes, updates }
+        let weights = Version::new(self.step, lr, decay, after).sent_as(outgoing.dtype, outgoing.coded);
+        Applied { weights, planes: self.planes, updates }
+    }
+}
+
+/// The new weights as a lossy wire carries them, written tile by tile while those are in cache.
+struct Outgoing {
+    dtype: Dtype,
+    /// Empty for f32, whose weights are sent from where they lie.
+    coded: Vec<u8>,
+}
+
+impl Outgoing {
+    fn new(dtype: Dtype, elements: usize, recycled: Option<Vec<u8>>) -> Outgoing {
+        let mut coded = recycled.unwrap_or_default();
+        coded.resize(if dtype.is_lossy() { dtype.encoded_bytes(elements) } else { 0 }, 0);
+        Outgoing { dtype, coded }
+    }
+
+    /// Bytes of an element are fixed in every dtype that weights travel in.
+    fn encode(&mut self, tile: Range<usize>, values: &[f32]) {
+        if self.dtype.is_lossy() {
+            let bytes = self.dtype.encoded_bytes(tile.start)..self.dtype.encoded_bytes(tile.end);
+            encode(self.dtype, values, &mut self.coded[bytes]);
+        }
     }
 }
 
@@ -136,6 +169,7 @@ pub struct Waiting {
     updates: u64,
     before: Version,
     recycled: Option<Vec<f32>>,
+    recycled_coded: Option<Vec<u8>>,
     planes: Planes,
     /// `None` when no slot had one: the block is left alone and adds zero to every norm.
     gradient: Option<Vec<f32>>,
@@ -218,7 +252,8 @@ impl Waiting {
     }
 
     fn applied(self, after: Vec<f32>) -> Applied {
-        let weights = Version::new(self.step, self.factors.lr(), self.factors.decay(), after);
+        let weights = Version::new(self.step, self.factors.lr(), self.factors.decay(), after)
+            .encoded_in(self.rules.wire.weights, self.recycled_coded.unwrap_or_default());
         Applied { weights, planes: self.planes, updates: self.updates + 1 }
     }
 }
