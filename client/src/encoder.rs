@@ -138,8 +138,7 @@ mod tests {
     fn what_i8_takes_off_a_block_is_added_to_its_next_slot() {
         let mut encoder = BlockEncoder::default();
         let arena = arena(&[127.0, 0.4, 0.0, 0.0]);
-        let sent: Vec<f32> =
-            (0..5).map(|_| decoded(&encoder.encode(&block(0, Dtype::I8Scaled), &arena))[1]).collect();
+        let sent: Vec<f32> = (0..5).map(|_| decoded(&encoder.encode(&block(0, Dtype::I8Scaled), &arena))[1]).collect();
         assert_eq!(sent, [0.0, 1.0, 0.0, 1.0, 0.0], "0.4, 0.8, 0.2, 0.6, 0 + 0.4 to be sent");
         assert_eq!(decoded(&encoder.encode(&block(1, Dtype::I8Scaled), &arena)), [0.0, 0.0], "another block's own");
     }

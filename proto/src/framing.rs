@@ -367,7 +367,8 @@ mod tests {
     #[test]
     fn large_data_is_not_copied_either_way() {
         let data = Bytes::from(vec![5_u8; 1 << 20]);
-        let sent = Contribution { payload: Payload::Dense(Encoded::f32(data.clone())), ..some_contribution(Vec::new()) };
+        let sent =
+            Contribution { payload: Payload::Dense(Encoded::f32(data.clone())), ..some_contribution(Vec::new()) };
         let framed = contribution(sent);
         assert_eq!(framed.data.as_ptr(), data.as_ptr());
         let mut reader = MessageReader::default();

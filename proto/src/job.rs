@@ -59,9 +59,8 @@ impl Wire {
     /// they do not. Rounding alone is no reason: each slot is rounded alone, the same way everywhere.
     #[must_use]
     pub fn why_not_reproducible(self) -> Option<&'static str> {
-        (self.gradients == Dtype::I8Scaled).then_some(
-            "gradients travel as i8 with error feedback: what a worker sends depends on what it sent before",
-        )
+        (self.gradients == Dtype::I8Scaled)
+            .then_some("gradients travel as i8 with error feedback: what a worker sends depends on what it sent before")
     }
 }
 

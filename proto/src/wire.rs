@@ -209,9 +209,7 @@ pub fn read_contribution(wire: v1::Contribution) -> Result<Contribution, Refusal
     }
     let kind = wire.kind();
     let payload = match kind {
-        v1::ContributionKind::Dense => {
-            Payload::Dense(Encoded { dtype: read_dtype(wire.dtype)?, bytes: wire.data })
-        }
+        v1::ContributionKind::Dense => Payload::Dense(Encoded { dtype: read_dtype(wire.dtype)?, bytes: wire.data }),
         v1::ContributionKind::Absent | v1::ContributionKind::Nonfinite if !wire.data.is_empty() => {
             let found = format!("{} bytes", wire.data.len());
             return Err(Refusal::mismatch(
@@ -439,10 +437,7 @@ pub fn read_job(wire: Option<v1::JobDescription>) -> Result<JobDescription, Refu
 
 impl From<&Wire> for v1::Wire {
     fn from(wire: &Wire) -> v1::Wire {
-        v1::Wire {
-            gradients: v1::Dtype::from(wire.gradients).into(),
-            weights: v1::Dtype::from(wire.weights).into(),
-        }
+        v1::Wire { gradients: v1::Dtype::from(wire.gradients).into(), weights: v1::Dtype::from(wire.weights).into() }
     }
 }
 

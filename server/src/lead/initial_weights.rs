@@ -118,8 +118,14 @@ impl InitialWeights {
                 return;
             };
             let slots = SlotRange { begin: 0, end: 1 };
-            let contribution =
-                Contribution { block, generation, step: Step::ZERO, slots, weight: 1.0, payload: Payload::Dense(Encoded::f32(data)) };
+            let contribution = Contribution {
+                block,
+                generation,
+                step: Step::ZERO,
+                slots,
+                weight: 1.0,
+                payload: Payload::Dense(Encoded::f32(data)),
+            };
             if server.send(Order::Initialize(contribution)).await.is_err() {
                 return; // the server is gone, which the lead hears of by itself
             }
