@@ -9,7 +9,6 @@ use multiversion::multiversion;
 const NAN: u16 = 0x7fc0;
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
 fn round(value: f32) -> u16 {
     let bits = value.to_bits();
     let even = (bits >> 16) & 1;

@@ -30,13 +30,11 @@ fn scale_of(group: &[f32]) -> f32 {
 
 /// What elements are divided by.
 #[inline(always)]
-#[expect(clippy::float_cmp, reason = "the scale of a group sent as zeros is exactly zero")]
 fn divisor(scale: f32) -> f32 {
     if scale == 0.0 { 1.0 } else { scale }
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the low byte is the integer")]
 fn quantized(value: f32, divisor: f32) -> i8 {
     (value / divisor + TO_INTEGER).to_bits() as u8 as i8
 }
