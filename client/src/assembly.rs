@@ -1,6 +1,6 @@
 //! Assembles received blocks into versions of the whole weights. No I/O.
 //!
-//! Blocks are copied into the arena of the *next* version; when every block that changes carries
+//! Blocks are decoded into the arena of the *next* version; when every block that changes carries
 //! the same step, the arena becomes a version and is never written again. A newer block simply
 //! overwrites an older one, so a spare that is too slow may skip versions.
 
@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use halflife_proto::contribution::BlockWeights;
 use halflife_proto::ids::{Generation, ServerIndex, Step};
+use halflife_proto::tensor_codec::Dtype;
 
 use crate::block_plan::{BlockPlan, PlannedBlock};
 use crate::error::WeightsViolation;
@@ -66,7 +67,7 @@ impl Assembly {
         weights: &BlockWeights,
     ) -> Result<Option<Arc<WeightsVersion>>, WeightsViolation> {
         let plan = Arc::clone(&self.plan);
-        let (number, block) = check_fit(&plan, self.generation, server, weights)?;
+        let (number, block) = check_fit(&plan, self.generation, server, plan.wire().weights, weights)?;
         let is_new = match self.received[number] {
             None => true,
             Some(_) if block.frozen => false,
@@ -106,7 +107,7 @@ impl Assembly {
 
     fn copy(&mut self, number: usize, block: &PlannedBlock, weights: &BlockWeights) {
         let mut next = self.next.take().unwrap_or_else(|| self.fresh_arena());
-        weights.data.copy_to(bytemuck::cast_slice_mut(&mut next[block.arena.clone()]));
+        weights.data.decode_to(weights.dtype, &mut next[block.arena.clone()]);
         self.next = Some(next);
         if self.plan.first_trainable() == Some(number) {
             (self.lr, self.decay) = (weights.lr, weights.decay);
@@ -171,11 +172,12 @@ impl Assembly {
     }
 }
 
-/// Checks what does not depend on what was received before: block, owner, size, generation.
+/// Checks what does not depend on what was received before: block, owner, dtype, size, generation.
 pub(crate) fn check_fit<'a>(
     plan: &'a BlockPlan,
     generation: Generation,
     server: ServerIndex,
+    dtype: Dtype,
     weights: &BlockWeights,
 ) -> Result<(usize, &'a PlannedBlock), WeightsViolation> {
     let id = weights.block;
@@ -184,7 +186,10 @@ pub(crate) fn check_fit<'a>(
     if block.server != server {
         return Err(WeightsViolation::NotOwner { block: id, expected: block.server, found: server });
     }
-    let expected = block.arena_bytes().len();
+    if weights.dtype != dtype {
+        return Err(WeightsViolation::WrongDtype { block: id, expected: dtype, found: weights.dtype });
+    }
+    let expected = dtype.encoded_bytes(block.arena.len());
     if weights.data.len() != expected {
         return Err(WeightsViolation::WrongSize { block: id, expected, found: weights.data.len() });
     }
@@ -215,8 +220,8 @@ mod tests {
         let planned = &assembly.plan.blocks()[number];
         let values = vec![(100 * number) as f32 + step as f32; planned.arena.len()];
         let data = Bytes::from(bytemuck::cast_slice::<f32, u8>(&values).to_vec()).into();
-        let (lr, decay) = (step as f64, number as f64);
-        (planned.server, BlockWeights { block: planned.id, generation: GENERATION, step: Step(step), data, lr, decay })
+        let (block, dtype, lr, decay) = (planned.id, Dtype::F32, step as f64, number as f64);
+        (planned.server, BlockWeights { block, generation: GENERATION, step: Step(step), dtype, data, lr, decay })
     }
 
     fn receive(assembly: &mut Assembly, number: usize, step: u64) -> Option<Arc<WeightsVersion>> {
@@ -291,6 +296,7 @@ mod tests {
                 BlockWeights { data: good.data.clone().into_contiguous().slice(1..).into(), ..good.clone() },
                 "expected 8 bytes, found 7",
             ),
+            (BlockWeights { dtype: Dtype::Bf16, ..good.clone() }, "expected weights in f32, found bf16"),
             (BlockWeights { generation: Generation(2), ..good.clone() }, "expected generation 3, found 2"),
             (BlockWeights { step: Step(4), ..good.clone() }, "expected step 5 or later, found step 4"),
             (BlockWeights { step: Step(10), ..good.clone() }, "expected step 9 at most, found step 10"),

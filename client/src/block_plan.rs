@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use halflife_proto::blocks::{BlockId, all_blocks};
 use halflife_proto::ids::{ServerIndex, TensorIndex};
+use halflife_proto::job::Wire;
 use halflife_proto::manifest::{Manifest, Role};
 use halflife_proto::placement::Placement;
+use halflife_proto::tensor_codec::Dtype;
 
 use crate::layout::Layout;
 
@@ -18,6 +20,8 @@ pub(crate) struct PlannedBlock {
     pub(crate) server: ServerIndex,
     /// Never changes after step 0 and takes no contributions.
     pub(crate) frozen: bool,
+    /// How its contributions' data is encoded.
+    pub(crate) gradients: Dtype,
 }
 
 impl PlannedBlock {
@@ -36,11 +40,12 @@ pub(crate) struct BlockPlan {
     /// Numbers of each server's blocks.
     of_server: Vec<Vec<usize>>,
     first_trainable: Option<usize>,
+    wire: Wire,
 }
 
 impl BlockPlan {
     /// Plans a placement of `manifest`; placements are complete for their manifest.
-    pub(crate) fn new(manifest: &Manifest, layout: &Layout, placement: &Placement) -> BlockPlan {
+    pub(crate) fn new(manifest: &Manifest, layout: &Layout, placement: &Placement, wire: Wire) -> BlockPlan {
         let mut blocks = Vec::new();
         let mut first_of_tensor = vec![0; manifest.tensors().len() + 1];
         let mut of_server = vec![Vec::new(); placement.servers().len()];
@@ -55,12 +60,13 @@ impl BlockPlan {
             }
             of_server[server.0 as usize].push(blocks.len());
             first_of_tensor[id.tensor.0 as usize + 1] += 1;
-            blocks.push(PlannedBlock { id, arena, server, frozen: *role == Role::Frozen });
+            let (frozen, gradients) = (*role == Role::Frozen, wire.contributions(role));
+            blocks.push(PlannedBlock { id, arena, server, frozen, gradients });
         }
         for tensor in 1..first_of_tensor.len() {
             first_of_tensor[tensor] += first_of_tensor[tensor - 1];
         }
-        BlockPlan { blocks, first_of_tensor, of_server, first_trainable }
+        BlockPlan { blocks, first_of_tensor, of_server, first_trainable, wire }
     }
 
     /// Every block, in canonical order; a block's place here is its number.
@@ -80,6 +86,11 @@ impl BlockPlan {
     /// Numbers of a server's blocks, in canonical order.
     pub(crate) fn numbers_of_server(&self, server: ServerIndex) -> &[usize] {
         self.of_server.get(server.0 as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// How tensor data travels.
+    pub(crate) fn wire(&self) -> Wire {
+        self.wire
     }
 
     /// Number of the first trainable tensor's first block.
@@ -106,6 +117,10 @@ pub(crate) mod example {
     }
 
     pub(crate) fn plan() -> (Layout, BlockPlan) {
+        plan_with(Wire::default())
+    }
+
+    pub(crate) fn plan_with(wire: Wire) -> (Layout, BlockPlan) {
         let manifest = manifest();
         let mut next = 0;
         let mut deal = || {
@@ -120,7 +135,7 @@ pub(crate) mod example {
         let urls = vec!["http://a".to_owned().into(), "http://b".to_owned().into()];
         let placement = Placement::new(&manifest, 1, BLOCK_ELEMENTS, urls, owners).unwrap();
         let layout = Layout::new(&manifest);
-        let plan = BlockPlan::new(&manifest, &layout, &placement);
+        let plan = BlockPlan::new(&manifest, &layout, &placement, wire);
         (layout, plan)
     }
 }

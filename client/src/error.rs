@@ -6,6 +6,7 @@ use std::time::Duration;
 use halflife_proto::blocks::BlockId;
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::tensor_codec::Dtype;
 use thiserror::Error;
 use tonic::{Code, Status};
 
@@ -126,6 +127,16 @@ pub enum WeightsViolation {
         expected: ServerIndex,
         /// The sender.
         found: ServerIndex,
+    },
+    /// Data of another dtype.
+    #[error("{block}: expected weights in {expected}, found {found}")]
+    WrongDtype {
+        /// The block.
+        block: BlockId,
+        /// The wire's dtype, or f32 of what was pulled.
+        expected: Dtype,
+        /// What came.
+        found: Dtype,
     },
     /// Data of another length.
     #[error("{block}: expected {expected} bytes, found {found}")]

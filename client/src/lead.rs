@@ -98,9 +98,9 @@ impl Lead {
     /// # Errors
     /// As [`Lead::join`]; `NOT_INITIALIZED` before there are weights.
     pub async fn read_weights(&mut self, manifest: &Manifest) -> Result<(Step, Vec<f32>), ClientError> {
-        let Admission { hello, placement, urls, .. } = self.ask_to_join(manifest, v1::JoinAs::Client).await?;
+        let Admission { hello, job, placement, urls, .. } = self.ask_to_join(manifest, v1::JoinAs::Client).await?;
         let layout = Layout::new(manifest);
-        let plan = Arc::new(BlockPlan::new(manifest, &layout, &placement));
+        let plan = Arc::new(BlockPlan::new(manifest, &layout, &placement, job.wire));
         let mut backoff = Backoff::new(self.options.give_up_after);
         loop {
             let pulled = async {

@@ -8,7 +8,7 @@
 //! - `work`: which work there is, without I/O. `assembly`: when received blocks make up a version,
 //!   without I/O. `session` holds both results where the tasks below meet.
 //! - `block_plan`: which block lies where in the arena and on which server. `shipment`: one node's
-//!   gradient, cut into contributions.
+//!   gradient, cut into contributions. `encoder`: their data in the wire's dtype.
 //! - `server_stream`, `heartbeat`: the tasks that own a stream each. `assembler`: the task that owns
 //!   the assembly. `pull`: a consistent read by unary calls.
 //! - `connection`, `retry`, `error`: how connections are set up, what is tried again, what is told.
@@ -24,6 +24,7 @@ mod block_plan;
 mod buffer_pool;
 mod bulk;
 mod connection;
+mod encoder;
 mod error;
 mod gradient;
 mod heartbeat;

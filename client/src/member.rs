@@ -9,6 +9,7 @@ use halflife_proto::hello::Hello;
 use halflife_proto::ids::Step;
 use halflife_proto::job::JobDescription;
 use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::round;
 use halflife_proto::v1;
 use halflife_proto::v1::control_client::ControlClient;
 use tokio::sync::mpsc::error::TrySendError;
@@ -46,14 +47,14 @@ pub enum Work {
     Compute {
         /// The step they make up.
         step: Step,
-        /// Nodes of the slot tree, not empty.
+        /// Nodes of the slot tree, not empty; single slots where gradients travel in a lossy dtype.
         nodes: Vec<SlotRange>,
-        /// The weights of step `step - 1`.
+        /// The weights of step `step - 1`, rounded to what the wire carries.
         weights: Arc<WeightsVersion>,
     },
     /// The job is done.
     Finished {
-        /// Its result.
+        /// Its result: f32 whatever the wire.
         weights: Arc<WeightsVersion>,
     },
 }
@@ -73,6 +74,8 @@ pub struct Member {
     session: SessionHandle,
     streams: Vec<ServerStream>,
     tasks: JoinSet<()>,
+    /// The final masters, once pulled: streams may carry rounded weights.
+    result: Option<Arc<WeightsVersion>>,
 }
 
 /// What the member sees at one look at the session.
@@ -120,6 +123,9 @@ impl Member {
         loop {
             let sight = see(&changes.borrow_and_update());
             match sight {
+                Sight::Work(Work::Finished { weights }) => {
+                    return Ok(Work::Finished { weights: self.masters_of(weights).await? });
+                }
                 Sight::Work(work) => return Ok(work),
                 Sight::Failure => {
                     if let Some(failure) = self.explain_failure().await {
@@ -245,16 +251,31 @@ impl Member {
         })
     }
 
+    /// The result in full: what came over a lossy wire is only what workers compute at.
+    async fn masters_of(&mut self, weights: Arc<WeightsVersion>) -> Result<Arc<WeightsVersion>, ClientError> {
+        if !self.job.wire.weights.is_lossy() {
+            return Ok(weights);
+        }
+        match &self.result {
+            Some(masters) => Ok(Arc::clone(masters)),
+            None => Ok(Arc::clone(self.result.insert(Arc::new(self.pull(weights.step).await?)))),
+        }
+    }
+
+    async fn pull(&self, step: Step) -> Result<WeightsVersion, ClientError> {
+        let (hello, plan) = (self.hello.clone(), Arc::clone(&self.plan));
+        Puller::connect(hello, plan, self.layout.elements(), &self.urls).await?.pull(step).await
+    }
+
     /// Pulls a version whose blocks never were together here: some servers were a step ahead when
     /// this worker came, and wait for a step that can only be computed from it.
     async fn pull_skipped(&self, step: Step) {
-        let (hello, plan) = (self.hello.clone(), Arc::clone(&self.plan));
-        let pulled = async {
-            let mut puller = Puller::connect(hello, plan, self.layout.elements(), &self.urls).await?;
-            puller.pull(step).await
-        };
-        match pulled.await {
-            Ok(version) => self.session.publish(Arc::new(version)),
+        match self.pull(step).await {
+            Ok(mut version) => {
+                // The others compute at what the wire carried; so must this worker.
+                round(self.job.wire.weights, &mut version.values);
+                self.session.publish(Arc::new(version));
+            }
             // The servers have moved on, or a stream tells soon what is wrong.
             Err(failure) => tracing::debug!(%failure, %step, "a skipped version was not pulled"),
         }
@@ -268,6 +289,11 @@ impl Member {
         let tree = self.session.look().work.tree();
         if node.begin >= node.end || !tree.is_node(node) {
             return bad("slots of a gradient", format!("a node of {}", tree.root()), node.to_string());
+        }
+        let gradients = self.job.wire.gradients;
+        if gradients.is_lossy() && node.count() > 1 {
+            let expected = format!("a single slot, since gradients travel as {gradients}");
+            return bad("slots of a gradient", expected, node.to_string());
         }
         if !(sum.weight.is_finite() && sum.weight > 0.0) {
             let expected = "a positive finite number".to_owned();

@@ -6,6 +6,7 @@
 
 use halflife_proto::job::Combine;
 use halflife_proto::slots::{SlotRange, SlotTree};
+use halflife_proto::tensor_codec::Dtype;
 use thiserror::Error;
 
 use crate::buffer_pool::BufferPool;
@@ -53,6 +54,7 @@ pub enum NodeSumError {
 pub struct NodeSum<'a> {
     layout: &'a Layout,
     combine: Combine,
+    gradients: Dtype,
     node: SlotRange,
     // Relative to the node's begin: a subtree's shape depends on its slot count alone.
     tree: SlotTree,
@@ -70,14 +72,21 @@ struct Partial {
 }
 
 impl<'a> NodeSum<'a> {
-    /// An empty sum over `node`. Arenas that become free go to `buffers`.
+    /// An empty sum over `node`, to be sent in the job's dtype `gradients`: what that cannot carry
+    /// makes the node nonfinite, as NaN and infinity do. Arenas that become free go to `buffers`.
     ///
     /// # Panics
     /// When `node` is empty, which no valid [`SlotRange`] is.
     #[must_use]
-    pub fn new(layout: &'a Layout, combine: Combine, node: SlotRange, buffers: BufferPool) -> NodeSum<'a> {
+    pub fn new(
+        layout: &'a Layout,
+        combine: Combine,
+        gradients: Dtype,
+        node: SlotRange,
+        buffers: BufferPool,
+    ) -> NodeSum<'a> {
         let tree = SlotTree::new(node.end.saturating_sub(node.begin)).expect("a slot range is not empty");
-        NodeSum { layout, combine, node, tree, partials: Vec::new(), added: 0, nonfinite: false, buffers }
+        NodeSum { layout, combine, gradients, node, tree, partials: Vec::new(), added: 0, nonfinite: false, buffers }
     }
 
     /// The slot to be added next, `None` when the node is complete.
@@ -97,6 +106,8 @@ impl<'a> NodeSum<'a> {
         self.nonfinite = self.nonfinite || self.holds_nonfinite(&values, &absent);
         if self.combine == Combine::WeightedMean && !self.nonfinite {
             scale(&mut values, weight);
+            // An f32 leaf that overflows here is for the servers to see, as a sum that does.
+            self.nonfinite = self.gradients.is_lossy() && self.holds_nonfinite(&values, &absent);
         }
         let slots = SlotRange { begin: self.added, end: self.added + 1 };
         self.added += 1;
@@ -140,7 +151,7 @@ impl<'a> NodeSum<'a> {
 
     fn holds_nonfinite(&self, values: &[f32], absent: &TensorSet) -> bool {
         let present = self.layout.contributing().iter().filter(|tensor| !absent.contains(**tensor));
-        present.into_iter().any(|tensor| is_nonfinite(&values[self.layout.range(*tensor)]))
+        present.into_iter().any(|tensor| exceeds(&values[self.layout.range(*tensor)], self.gradients.magnitude_max()))
     }
 
     /// Adds the two newest partial sums as long as they are the children of one node.
@@ -177,9 +188,13 @@ impl<'a> NodeSum<'a> {
 
 /// Whether any value is NaN or infinite.
 pub(crate) fn is_nonfinite(values: &[f32]) -> bool {
-    values
-        .chunks(SCAN_ELEMENTS)
-        .any(|chunk| chunk.iter().fold(false, |nonfinite, value| nonfinite | !value.is_finite()))
+    exceeds(values, f32::MAX)
+}
+
+/// Whether any value is NaN or of a larger magnitude.
+fn exceeds(values: &[f32], magnitude_max: f32) -> bool {
+    let within = |value: &f32| value.abs() <= magnitude_max;
+    values.chunks(SCAN_ELEMENTS).any(|chunk| !chunk.iter().fold(true, |all, value| all & within(value)))
 }
 
 /// weight x gradient, rounded once to f32.
@@ -215,7 +230,7 @@ mod tests {
 
     fn sum(combine: Combine, node: SlotRange, slots: &[SlotGradient]) -> NodeGradient {
         let layout = layout();
-        let mut sum = NodeSum::new(&layout, combine, node, BufferPool::new(layout.elements()));
+        let mut sum = NodeSum::new(&layout, combine, Dtype::F32, node, BufferPool::new(layout.elements()));
         while let Some(slot) = sum.next_slot() {
             sum.add(slots[slot as usize].clone()).unwrap();
         }
@@ -325,14 +340,36 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let layout = layout();
         let pool = BufferPool::new(layout.elements());
-        let mut sum = NodeSum::new(&layout, Combine::WeightedMean, range(4, 5), pool);
+        let mut sum = NodeSum::new(&layout, Combine::WeightedMean, Dtype::F32, range(4, 5), pool);
         let short = SlotGradient { values: vec![1.0], ..ones(1.0) };
         assert_eq!(sum.add(short), Err(NodeSumError::WrongSize { expected: 6, found: 1 }));
         assert_eq!(sum.add(ones(0.0)), Err(NodeSumError::BadWeight { found: 0.0 }));
         assert_eq!(sum.next_slot(), Some(4));
         sum.add(ones(1.0)).unwrap();
         assert_eq!(sum.add(ones(1.0)), Err(NodeSumError::TooManySlots { node: range(4, 5) }));
-        let empty = NodeSum::new(&layout, Combine::Mean, range(0, 2), BufferPool::new(layout.elements()));
+        let empty = NodeSum::new(&layout, Combine::Mean, Dtype::F32, range(0, 2), BufferPool::new(layout.elements()));
         assert_eq!(empty.finish(), Err(NodeSumError::Incomplete { node: range(0, 2), found: 0 }));
+    }
+
+    #[test]
+    fn what_the_wire_cannot_carry_is_nonfinite() {
+        let layout = layout();
+        for (combine, gradients, value, weight, nonfinite) in [
+            (Combine::Mean, Dtype::F32, f32::MAX, 1.0, false),
+            (Combine::Mean, Dtype::Bf16, 3.38e38, 1.0, false),
+            (Combine::Mean, Dtype::Bf16, f32::MAX, 1.0, true),
+            (Combine::Mean, Dtype::I8Scaled, 1.7e38, 1.0, false),
+            (Combine::Mean, Dtype::I8Scaled, 1.71e38, 1.0, true),
+            (Combine::Mean, Dtype::I8Scaled, f32::NAN, 1.0, true),
+            (Combine::WeightedMean, Dtype::Bf16, 1.0e38, 3.0, false),
+            (Combine::WeightedMean, Dtype::Bf16, 1.0e38, 4.0, true),
+        ] {
+            let pool = BufferPool::new(layout.elements());
+            let mut sum = NodeSum::new(&layout, combine, gradients, range(0, 1), pool);
+            let mut values = vec![1.0; layout.elements()];
+            values[3] = -value;
+            sum.add(SlotGradient { values, absent: TensorSet::new(), weight }).unwrap();
+            assert_eq!(sum.finish().unwrap().nonfinite, nonfinite, "{combine:?} {gradients} {value:e} x {weight}");
+        }
     }
 }

@@ -1,10 +1,11 @@
-//! A consistent read by unary calls: every block of one step, from all servers.
+//! A consistent read by unary calls: every block of one step, from all servers; always the f32 masters.
 
 use std::sync::Arc;
 
 use halflife_proto::hello::Hello;
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::tensor_codec::Dtype;
 use halflife_proto::v1::data_client::DataClient;
 use halflife_proto::wire::read_weights;
 use halflife_proto::{PULL_BLOCKS_MAX, PULL_BYTES_MAX, v1};
@@ -104,15 +105,14 @@ impl Puller {
             if weights.block != planned.id {
                 return Err(malformed(planned.id.to_string(), weights.block.to_string()));
             }
-            check_fit(&self.plan, self.hello.generation, server, &weights)
+            check_fit(&self.plan, self.hello.generation, server, Dtype::F32, &weights)
                 .map_err(|violation| ClientError::bad_weights(url, violation))?;
             if weights.step != version.step && !planned.frozen {
                 let (block, expected, found) = (planned.id, version.step, weights.step);
                 let violation = WeightsViolation::StepBeyond { block, expected, found };
                 return Err(ClientError::bad_weights(url, violation));
             }
-            let place = &mut version.values[planned.arena.clone()];
-            weights.data.copy_to(bytemuck::cast_slice_mut(place));
+            weights.data.decode_to(Dtype::F32, &mut version.values[planned.arena.clone()]);
             if self.plan.first_trainable() == Some(*number) {
                 (version.lr, version.decay) = (weights.lr, weights.decay);
             }

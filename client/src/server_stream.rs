@@ -24,6 +24,7 @@ use crate::assembler::{Arrival, Content};
 use crate::block_plan::BlockPlan;
 use crate::bulk::Bulk;
 use crate::connection::call;
+use crate::encoder::BlockEncoder;
 use crate::error::{ClientError, status_cause};
 use crate::session::SessionHandle;
 use crate::shipment::Shipment;
@@ -67,6 +68,7 @@ pub(crate) async fn open(
         queue,
         current: None,
         heads: Heads::default(),
+        encoder: BlockEncoder::default(),
     };
     let requests = tokio_stream::once(framing::message(&first)).chain(outgoing).map(Ok);
     let body = OutgoingMessages::request(requests);
@@ -158,6 +160,7 @@ struct Outgoing {
     /// The shipment being sent, and which of the server's blocks is next.
     current: Option<(Shipment, usize)>,
     heads: Heads,
+    encoder: BlockEncoder,
 }
 
 impl Outgoing {
@@ -166,8 +169,10 @@ impl Outgoing {
         let numbers = self.plan.numbers_of_server(self.server);
         while let Some(number) = numbers.get(*next) {
             *next += 1;
-            if let Some(contribution) = shipment.contribution(&self.plan.blocks()[*number], self.generation) {
-                return Some(contribution);
+            let block = &self.plan.blocks()[*number];
+            let contribution = shipment.contribution(block, self.generation, &mut self.encoder);
+            if contribution.is_some() {
+                return contribution;
             }
         }
         self.current = None;

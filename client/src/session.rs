@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_failure_told_is_the_one_that_explains_the_end() {
-        let session = SessionHandle::new(WorkState::new(SlotTree::new(1).unwrap(), 1));
+        let session = SessionHandle::new(WorkState::new(SlotTree::new(1).unwrap(), 1, false));
         let lost = |url: &str| ClientError::LeadLost { url: url.to_owned(), cause: "gone".to_owned() };
         let told = || session.look().failure().map(ToString::to_string).unwrap_or_default();
         session.fail(lost("http://first"));

@@ -1,5 +1,5 @@
 //! One node's gradient on its way: one arena, shared by all streams, cut into a block's
-//! contribution only when a stream is ready to send it. Nothing is copied before the encoding.
+//! contribution and encoded only when a stream is ready to send it.
 
 use std::sync::Arc;
 
@@ -7,9 +7,11 @@ use bytes::Bytes;
 use halflife_proto::contribution::{Contribution, Payload};
 use halflife_proto::ids::{Generation, Step};
 use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::Encoded;
 
 use crate::block_plan::PlannedBlock;
 use crate::buffer_pool::BufferPool;
+use crate::encoder::BlockEncoder;
 use crate::gradient::NodeGradient;
 use crate::tensor_set::TensorSet;
 
@@ -50,14 +52,20 @@ impl Shipment {
         Shipment { step, slots, weight, content }
     }
 
-    /// What `block` receives, `None` if it takes no contribution.
-    pub(crate) fn contribution(&self, block: &PlannedBlock, generation: Generation) -> Option<Contribution> {
+    /// What `block` receives, `None` if it takes no contribution. To be asked once per block and
+    /// shipment: `encoder` counts what it encodes as sent.
+    pub(crate) fn contribution(
+        &self,
+        block: &PlannedBlock,
+        generation: Generation,
+        encoder: &mut BlockEncoder,
+    ) -> Option<Contribution> {
         let payload = match &self.content {
-            Content::Initial(data) => Payload::Dense(data.slice(block.arena_bytes())),
+            Content::Initial(data) => Payload::Dense(Encoded::f32(data.slice(block.arena_bytes()))),
             _ if block.frozen => return None,
             Content::Nonfinite => Payload::Nonfinite,
             Content::Dense { absent, .. } if absent.contains(block.id.tensor) => Payload::Absent,
-            Content::Dense { data, .. } => Payload::Dense(data.slice(block.arena_bytes())),
+            Content::Dense { data, .. } => Payload::Dense(encoder.encode(block, data)),
         };
         let Shipment { step, slots, weight, .. } = *self;
         Some(Contribution { block: block.id, generation, step, slots, weight, payload })
@@ -91,15 +99,18 @@ mod tests {
     use super::*;
     use crate::block_plan::example;
     use halflife_proto::ids::TensorIndex;
+    use halflife_proto::job::Wire;
+    use halflife_proto::tensor_codec::Dtype;
 
     fn payloads(shipment: &Shipment) -> Vec<Option<Payload>> {
         let (_, plan) = example::plan();
-        let payload = |block| shipment.contribution(block, Generation(1)).map(|contribution| contribution.payload);
+        let mut encoder = BlockEncoder::default();
+        let payload = |block| Some(shipment.contribution(block, Generation(1), &mut encoder)?.payload);
         plan.blocks().iter().map(payload).collect()
     }
 
     fn dense(values: &[f32]) -> Option<Payload> {
-        Some(Payload::Dense(Bytes::from(bytemuck::cast_slice::<f32, u8>(values).to_vec())))
+        Some(Payload::Dense(Encoded::f32(bytemuck::cast_slice::<f32, u8>(values).to_vec())))
     }
 
     fn values() -> Vec<f32> {
@@ -119,6 +130,23 @@ mod tests {
         let bad = Some(Payload::Nonfinite);
         let nonfinite = NodeGradient { nonfinite: true, values: Vec::new(), ..sum };
         assert_eq!(sent(nonfinite), [None, bad.clone(), bad.clone(), bad.clone(), bad]);
+    }
+
+    #[test]
+    fn gradients_travel_in_the_wires_dtype_and_buffers_in_f32() {
+        let (_, plan) = example::plan_with(Wire { gradients: Dtype::Bf16, weights: Dtype::F32 });
+        let (pool, mut encoder) = (BufferPool::new(8), BlockEncoder::default());
+        let node = SlotRange { begin: 0, end: 1 };
+        let sum = NodeGradient { values: values(), absent: TensorSet::new(), nonfinite: false, weight: 1.0 };
+        let shipment = Shipment::gradient(Step(1), node, sum, &pool);
+        let sent = plan.blocks().iter().filter_map(|block| {
+            match shipment.contribution(block, Generation(1), &mut encoder)?.payload {
+                Payload::Dense(data) => Some((data.dtype, data.bytes.len())),
+                Payload::Absent | Payload::Nonfinite => None,
+            }
+        });
+        let (bf16, f32) = (Dtype::Bf16, Dtype::F32);
+        assert_eq!(sent.collect::<Vec<_>>(), [(bf16, 4), (bf16, 4), (bf16, 2), (f32, 4)]);
     }
 
     #[test]

@@ -38,11 +38,13 @@ pub(crate) struct WorkState {
     /// Some server has no weights yet.
     uninitialized: bool,
     initial_weights_sent: bool,
+    /// Slots are handed out one by one: on a lossy wire each is encoded alone (DESIGN.md rule 2).
+    single_slots: bool,
 }
 
 impl WorkState {
-    /// Nothing known of a job of `steps` steps.
-    pub(crate) fn new(tree: SlotTree, steps: u64) -> WorkState {
+    /// Nothing known of a job of `steps` steps, which is computed node by node or slot by slot.
+    pub(crate) fn new(tree: SlotTree, steps: u64, single_slots: bool) -> WorkState {
         WorkState {
             tree,
             last_step: Step(steps),
@@ -53,6 +55,7 @@ impl WorkState {
             sent_step: Step::ZERO,
             uninitialized: false,
             initial_weights_sent: false,
+            single_slots,
         }
     }
 
@@ -158,7 +161,7 @@ impl WorkState {
                 collect_unsent(*node, sent, &mut left);
             }
         }
-        left
+        if self.single_slots { left.into_iter().flat_map(leaves).collect() } else { left }
     }
 
     /// Drops assignments that another follows before the step to come.
@@ -167,6 +170,10 @@ impl WorkState {
         let in_effect = self.assignments.iter().rposition(|assignment| assignment.from_step <= step);
         self.assignments.drain(..in_effect.unwrap_or(0));
     }
+}
+
+fn leaves(node: SlotRange) -> impl Iterator<Item = SlotRange> {
+    (node.begin..node.end).map(|slot| SlotRange { begin: slot, end: slot + 1 })
 }
 
 /// The fewest nodes below `node` that nothing sent covers.
@@ -224,7 +231,7 @@ mod tests {
 
     /// Feeds a table to a job of 8 slots and 10 steps and compares the decision after each line.
     fn play(table: &[(Event, &str)]) {
-        let mut state = WorkState::new(SlotTree::new(8).unwrap(), 10);
+        let mut state = WorkState::new(SlotTree::new(8).unwrap(), 10, false);
         for (line, (event, expected)) in table.iter().enumerate() {
             feed(&mut state, event);
             let found = match state.decide() {
@@ -238,6 +245,18 @@ mod tests {
             };
             assert_eq!(found, *expected, "line {line}");
         }
+    }
+
+    #[test]
+    fn on_a_lossy_wire_slots_are_work_one_by_one() {
+        let mut state = WorkState::new(SlotTree::new(8).unwrap(), 10, true);
+        feed(&mut state, &Assign(1, 1, &[(0, 2), (4, 8)]));
+        feed(&mut state, &Weights(0));
+        for sent in [5, 0] {
+            feed(&mut state, &Sent(1, (sent, sent + 1)));
+        }
+        let Decision::Compute { nodes, .. } = state.decide() else { panic!("expected work") };
+        assert_eq!(nodes, [(1, 2), (4, 5), (6, 7), (7, 8)].map(range));
     }
 
     #[test]
@@ -292,7 +311,7 @@ mod tests {
 
     #[test]
     fn an_assignment_of_slots_that_are_no_node_is_refused() {
-        let mut state = WorkState::new(SlotTree::new(8).unwrap(), 10);
+        let mut state = WorkState::new(SlotTree::new(8).unwrap(), 10, false);
         let nodes = vec![range((0, 4)), range((3, 5))];
         let refusal = state.assign(Assignment { epoch: 1, from_step: Step(1), nodes, initialize: false }).unwrap_err();
         assert_eq!(refusal.cause, RefusalCause::MisalignedSlots);
@@ -339,7 +358,7 @@ mod tests {
 
     #[test]
     fn weights_are_needed_when_there_is_work_at_them() {
-        let mut state = WorkState::new(SlotTree::new(8).unwrap(), 10);
+        let mut state = WorkState::new(SlotTree::new(8).unwrap(), 10, false);
         assert!(!state.needs_weights(Step(3)));
         assert!(state.needs_weights(Step(10)), "the last weights are the result");
         feed(&mut state, &Assign(1, 4, &[(0, 8)]));

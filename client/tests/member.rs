@@ -11,10 +11,11 @@ use halflife_client::{ClientError, Lead, Member, NodeGradient, NodeSum, SlotGrad
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::{Contribution, Payload};
 use halflife_proto::ids::{Step, TensorIndex};
-use halflife_proto::job::Combine;
+use halflife_proto::job::{Combine, Wire};
 use halflife_proto::manifest::Tensor;
 use halflife_proto::refusal::RefusalCause;
 use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::{Dtype, Encoded};
 use halflife_proto::v1;
 
 /// f, w, b, c.
@@ -22,7 +23,7 @@ const INITIAL: [f32; 11] = [7., 8., 10., 11., 12., 13., 14., 5., 20., 21., 22.];
 
 /// Slot s has the gradient s + 1 everywhere: the mean over 4 slots is 2.5.
 fn node_gradient(member: &Member, node: SlotRange) -> NodeGradient {
-    let mut sum = NodeSum::new(member.layout(), Combine::Mean, node, member.buffers().clone());
+    let mut sum = NodeSum::new(member.layout(), Combine::Mean, Dtype::F32, node, member.buffers().clone());
     while let Some(slot) = sum.next_slot() {
         let mut values = member.buffers().take();
         values.fill(slot as f32 + 1.0);
@@ -171,7 +172,7 @@ async fn a_nonfinite_slot_is_sent_so_for_every_block_that_changes() {
     initialize(&mut member).await;
     expect_nodes(&mut member, 1, &[(0, 1)]).await;
     let node = SlotRange::new(0, 1).unwrap();
-    let mut sum = NodeSum::new(member.layout(), Combine::Mean, node, member.buffers().clone());
+    let mut sum = NodeSum::new(member.layout(), Combine::Mean, Dtype::F32, node, member.buffers().clone());
     let values = vec![f32::INFINITY; member.layout().elements()];
     sum.add(SlotGradient { values, absent: TensorSet::new(), weight: 1.0 }).unwrap();
     let gradient = sum.finish().unwrap();
@@ -299,6 +300,26 @@ async fn a_joiner_begins_with_the_newest_step_and_waits_for_its_own() {
 
 /// A worker died after it had sent everything to server 0 and nothing to server 1: whoever joins
 /// now sees blocks of two steps, and the older one is what the job waits for.
+fn put_server_0_ahead(job: &FakeJob) {
+    let mut state = job.state();
+    let ahead: Vec<BlockId> = state.blocks.iter().filter(|(_, block)| block.server == 0).map(|(id, _)| *id).collect();
+    for id in ahead.into_iter().filter(|id| id.tensor != TensorIndex(0)) {
+        let node = SlotRange::new(0, SLOTS).unwrap();
+        let weights = state.weights(id, None, Dtype::F32).unwrap();
+        let sum = vec![10.0f32; weights.data.len() / 4];
+        let data = Encoded::f32(bytemuck::cast_slice::<f32, u8>(&sum).to_vec());
+        state.take_in(Contribution {
+            block: id,
+            generation: fake::GENERATION,
+            step: Step(1),
+            slots: node,
+            weight: 4.0,
+            payload: Payload::Dense(data),
+        });
+    }
+    state.faults.push(Fault::BaselineGone);
+}
+
 #[tokio::test]
 async fn a_version_that_never_was_whole_here_is_pulled() {
     let job = FakeJob::start(3, &[(0, SLOTS)]).await;
@@ -306,29 +327,73 @@ async fn a_version_that_never_was_whole_here_is_pulled() {
     initialize(&mut first).await;
     expect_nodes(&mut first, 1, &[(0, SLOTS)]).await;
     drop(first);
-    {
-        let mut state = job.state();
-        let ahead: Vec<BlockId> =
-            state.blocks.iter().filter(|(_, block)| block.server == 0).map(|(id, _)| *id).collect();
-        for id in ahead.into_iter().filter(|id| id.tensor != TensorIndex(0)) {
-            let node = SlotRange::new(0, SLOTS).unwrap();
-            let weights = state.weights(id, None).unwrap();
-            let sum = vec![10.0f32; weights.data.len() / 4];
-            let data = bytemuck::cast_slice::<f32, u8>(&sum).to_vec().into();
-            state.take_in(Contribution {
-                block: id,
-                generation: fake::GENERATION,
-                step: Step(1),
-                slots: node,
-                weight: 4.0,
-                payload: Payload::Dense(data),
-            });
-        }
-        state.faults.push(Fault::BaselineGone);
-    }
+    put_server_0_ahead(&job);
     let mut second = job.join().await;
     expect_nodes(&mut second, 1, &[(0, SLOTS)]).await;
     assert_eq!(train(&mut second).await.unwrap(), expected(3));
+}
+
+// ---- lossy wires ----
+
+/// As the initial weights, but bf16 holds none of them.
+fn unrounded() -> Vec<f32> {
+    INITIAL.iter().map(|weight| weight + 0.1).collect()
+}
+
+fn rounded(values: &[f32]) -> Vec<f32> {
+    let mut values = values.to_vec();
+    halflife_proto::tensor_codec::round(Dtype::Bf16, &mut values);
+    values
+}
+
+/// A worker of a job with unrounded initial weights on `wire`, and its first work.
+async fn first_work(job: &FakeJob, wire: Wire) -> (Member, Work) {
+    job.state().wire = wire;
+    let mut member = job.join().await;
+    assert!(matches!(next_work(&mut member).await.unwrap(), Work::Initialize));
+    member.initialize(unrounded()).await.unwrap();
+    let work = next_work(&mut member).await.unwrap();
+    (member, work)
+}
+
+#[tokio::test]
+async fn on_a_lossy_wire_slots_go_one_by_one_and_the_result_is_in_full() {
+    for gradients in [Dtype::Bf16, Dtype::I8Scaled] {
+        let mut job = FakeJob::start(2, &[(0, SLOTS)]).await;
+        let (mut member, mut work) = first_work(&job, Wire { gradients, weights: Dtype::Bf16 }).await;
+        for steps in 0..2 {
+            let Work::Compute { nodes, weights, .. } = work else { panic!("expected work, found {work:?}") };
+            let masters: Vec<f32> = [0, 1, 3, 4].iter().flat_map(|index| job.state().tensor(*index)).collect();
+            assert_eq!(weights.values, rounded(&masters), "after {steps} steps");
+            assert_eq!(nodes, [(0, 1), (1, 2), (2, 3), (3, 4)].map(|(a, b)| SlotRange::new(a, b).unwrap()));
+            let pair = SlotRange::new(0, 2).unwrap();
+            let presummed = node_gradient(&member, pair);
+            let refused = member.contribute(Step(steps + 1), pair, presummed).await.unwrap_err().to_string();
+            assert!(refused.contains(&format!("a single slot, since gradients travel as {gradients}")), "{refused}");
+            for node in nodes {
+                let gradient = node_gradient(&member, node);
+                member.contribute(Step(steps + 1), node, gradient).await.unwrap();
+            }
+            work = next_work(&mut member).await.unwrap();
+        }
+        let Work::Finished { weights } = work else { panic!("expected the end, found {work:?}") };
+        let masters = job.state().tensor(1);
+        assert_eq!(weights.values[2..7], masters);
+        assert_ne!(masters, rounded(&masters));
+        job.kill();
+        assert_eq!(train(&mut member).await.unwrap(), weights.values, "told again without asking");
+    }
+}
+
+#[tokio::test]
+async fn a_pulled_version_is_computed_at_as_the_wire_would_have_carried_it() {
+    let job = FakeJob::start(3, &[(0, SLOTS)]).await;
+    let wire = Wire { gradients: Dtype::F32, weights: Dtype::Bf16 };
+    drop(first_work(&job, wire).await);
+    put_server_0_ahead(&job);
+    let mut second = job.join().await;
+    let Work::Compute { step, weights, .. } = next_work(&mut second).await.unwrap() else { panic!("expected work") };
+    assert_eq!((step, &weights.values), (Step(1), &rounded(&unrounded())));
 }
 
 #[tokio::test]

@@ -1,18 +1,17 @@
 //! What a block receives for a node of the slot tree, and what became of it.
 
-use bytes::Bytes;
-
 use crate::blocks::BlockId;
 use crate::framing::TensorData;
 use crate::ids::{Generation, Step};
 use crate::slots::SlotRange;
+use crate::tensor_codec::{Dtype, Encoded};
 
 /// The content of a contribution.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Payload {
-    /// Little-endian f32: the sum over the slots of weight x gradient, one per block element. At
-    /// step 0: the initial weights.
-    Dense(Bytes),
+    /// The sum over the slots of weight x gradient, one per block element. At step 0: the initial
+    /// weights.
+    Dense(Encoded),
     /// No gradient for this tensor in these slots: adds nothing but its weight.
     Absent,
     /// Some slot's gradient held NaN or infinity somewhere in the model.
@@ -24,7 +23,7 @@ impl Payload {
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
-            Payload::Dense(data) => data.len(),
+            Payload::Dense(data) => data.bytes.len(),
             Payload::Absent | Payload::Nonfinite => 0,
         }
     }
@@ -88,7 +87,9 @@ pub struct BlockWeights {
     pub generation: Generation,
     /// Updates seen.
     pub step: Step,
-    /// Little-endian f32.
+    /// How they are encoded: f32 or bf16.
+    pub dtype: Dtype,
+    /// Their bytes.
     pub data: TensorData,
     /// Learning rate its last update used.
     pub lr: f64,

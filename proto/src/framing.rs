@@ -260,6 +260,7 @@ mod tests {
     use crate::contribution::Payload;
     use crate::ids::{Generation, Step, TensorIndex};
     use crate::slots::SlotRange;
+    use crate::tensor_codec::{Dtype, Encoded};
     use crate::v1::{step_request, step_response};
     use proptest::prelude::*;
 
@@ -274,13 +275,14 @@ mod tests {
             step: Step(1 << 40),
             slots: SlotRange { begin: 2, end: 4 },
             weight: 2.0,
-            payload: Payload::Dense(data.into()),
+            payload: Payload::Dense(Encoded::f32(data)),
         }
     }
 
     fn some_weights(data: Vec<u8>) -> BlockWeights {
         let data = TensorData::from(Bytes::from(data));
-        BlockWeights { block: block(), generation: Generation(3), step: Step(9), data, lr: 0.1, decay: 1e-4 }
+        let (block, generation, dtype) = (block(), Generation(3), Dtype::Bf16);
+        BlockWeights { block, generation, step: Step(9), dtype, data, lr: 0.1, decay: 1e-4 }
     }
 
     fn bytes(framed: &Framed) -> Vec<u8> {
@@ -367,7 +369,8 @@ mod tests {
     #[test]
     fn large_data_is_not_copied_either_way() {
         let data = Bytes::from(vec![5_u8; 1 << 20]);
-        let sent = Contribution { payload: Payload::Dense(data.clone()), ..some_contribution(Vec::new()) };
+        let sent =
+            Contribution { payload: Payload::Dense(Encoded::f32(data.clone())), ..some_contribution(Vec::new()) };
         let framed = contribution(sent, &mut Heads::default());
         assert_eq!(framed.data.as_ptr(), data.as_ptr());
         let mut reader = MessageReader::default();

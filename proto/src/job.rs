@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Generation, JobId};
+use crate::manifest::Role;
+use crate::tensor_codec::Dtype;
 
 /// How the slots' gradients become the step's gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
@@ -24,6 +26,42 @@ pub enum Mode {
     /// When every slot is in.
     #[default]
     Sync,
+}
+
+/// How tensor data travels on step streams, by direction: `[wire]` of the job file.
+///
+/// Initial weights and what is pulled are f32 whatever stands here: they are the masters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wire {
+    /// Contributions to trainable tensors. A lossy dtype carries single slots only.
+    pub gradients: Dtype,
+    /// Weights to the workers: f32 or bf16.
+    pub weights: Dtype,
+}
+
+impl Wire {
+    /// Dtypes that weights may travel in. Eight bits are too few for them: there is no error feedback
+    /// for a value that is read and not summed.
+    pub const WEIGHT_DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
+
+    /// The dtype of contributions to a tensor of this role. Buffers hold statistics, not gradients: a
+    /// variance must not be rounded to zero because its neighbours are large, so they travel as f32.
+    #[must_use]
+    pub fn contributions(self, role: &Role) -> Dtype {
+        match role {
+            Role::Trainable | Role::Frozen | Role::Tied(_) => self.gradients,
+            Role::Buffer => Dtype::F32,
+        }
+    }
+
+    /// Why the trained bits depend on which worker computed what (promise P2 is off); `None` when
+    /// they do not. Rounding alone is no reason: each slot is rounded alone, the same way everywhere.
+    #[must_use]
+    pub fn why_not_reproducible(self) -> Option<&'static str> {
+        (self.gradients == Dtype::I8Scaled)
+            .then_some("gradients travel as i8 with error feedback: what a worker sends depends on what it sent before")
+    }
 }
 
 /// What a worker needs to know of a job before it joins.
@@ -51,4 +89,6 @@ pub struct JobDescription {
     pub spec_revision: u64,
     /// `[optimizer]` of the job file as TOML, for whoever predicts or explains its steps.
     pub optimizer_toml: String,
+    /// How tensor data travels.
+    pub wire: Wire,
 }

@@ -5,12 +5,17 @@
 //!   [`placement`], [`contribution`], [`membership`], [`job`], [`workload`], [`hello`], [`refusal`]. Whoever holds
 //!   one may rely on it being valid.
 //! - [`wire`]: the only conversions between the two, and the place where what arrives is checked.
+//! - [`tensor_codec`]: tensor data of each [`dtype`] to f32 values and back.
 //! - [`strict_toml`]: reading settings so that a misspelt one is an error with a suggestion.
 //!
 //! No I/O, no state.
 
+#[cfg(target_endian = "big")]
+compile_error!("tensor data is little-endian on the wire and copied as it lies in memory");
+
 pub mod blocks;
 pub mod contribution;
+pub mod dtype;
 pub mod framing;
 pub mod hello;
 pub mod ids;
@@ -21,6 +26,7 @@ pub mod placement;
 pub mod refusal;
 pub mod slots;
 pub mod strict_toml;
+pub mod tensor_codec;
 pub mod wire;
 pub mod workload;
 

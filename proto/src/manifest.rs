@@ -5,6 +5,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+pub use crate::dtype::Dtype;
 use crate::ids::TensorIndex;
 
 /// Most tensors a manifest may have.
@@ -16,31 +17,6 @@ pub const NAME_BYTES_MAX: usize = 1024;
 
 /// Differences between two manifests that are spelled out.
 pub const DIFFERENCES_MAX: usize = 10;
-
-/// How elements are encoded on the wire and in a plane. Always little-endian.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// IEEE 754 binary32.
-    F32,
-}
-
-impl Dtype {
-    /// Bytes per element.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-        }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Dtype::F32 => f.write_str("f32"),
-        }
-    }
-}
 
 /// What happens to a tensor in a step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,7 +49,7 @@ pub struct Tensor {
     pub name: String,
     /// Row-major; empty for a scalar. No dimension is zero.
     pub shape: Vec<u64>,
-    /// Encoding of its elements.
+    /// Encoding of its elements: f32; others are the wire's alone.
     pub dtype: Dtype,
     /// What happens to it in a step.
     pub role: Role,

@@ -9,12 +9,13 @@ use crate::blocks::BlockId;
 use crate::contribution::{Acknowledgement, BlockWeights, Contribution, Outcome, Payload};
 use crate::hello::{Fingerprint, Hello};
 use crate::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex};
-use crate::job::{Combine, JobDescription, Mode};
+use crate::job::{Combine, JobDescription, Mode, Wire};
 use crate::manifest::{Dtype, Manifest, Role, Tensor};
 use crate::membership::{Assignment, Notice, Order, Partial, Report, Total};
 use crate::placement::{Placement, ServerAddress};
 use crate::refusal::{Refusal, RefusalCause};
 use crate::slots::SlotRange;
+use crate::tensor_codec::Encoded;
 use crate::v1;
 
 /// The field of a message that must be there.
@@ -73,6 +74,8 @@ impl From<Dtype> for v1::Dtype {
     fn from(dtype: Dtype) -> v1::Dtype {
         match dtype {
             Dtype::F32 => v1::Dtype::F32,
+            Dtype::Bf16 => v1::Dtype::Bf16,
+            Dtype::I8Scaled => v1::Dtype::I8Scaled,
         }
     }
 }
@@ -80,14 +83,15 @@ impl From<Dtype> for v1::Dtype {
 /// Reads a dtype.
 ///
 /// # Errors
-/// `WRONG_DTYPE` for an unknown one, `UNIMPLEMENTED` for a reserved one.
+/// `WRONG_DTYPE` for an unknown one.
 pub fn read_dtype(wire: i32) -> Result<Dtype, Refusal> {
     match v1::Dtype::try_from(wire) {
         Ok(v1::Dtype::F32) => Ok(Dtype::F32),
-        Ok(v1::Dtype::Bf16) => Err(unimplemented("dtype bf16")),
-        Ok(v1::Dtype::I8Scaled) => Err(unimplemented("dtype i8_scaled")),
+        Ok(v1::Dtype::Bf16) => Ok(Dtype::Bf16),
+        Ok(v1::Dtype::I8Scaled) => Ok(Dtype::I8Scaled),
         Ok(v1::Dtype::Unspecified) | Err(_) => {
-            Err(Refusal::mismatch(RefusalCause::WrongDtype, "dtype", "DTYPE_F32 (1)", wire))
+            let expected = "DTYPE_F32 (1), DTYPE_BF16 (2) or DTYPE_I8_SCALED (3)";
+            Err(Refusal::mismatch(RefusalCause::WrongDtype, "dtype", expected, wire))
         }
     }
 }
@@ -136,7 +140,11 @@ fn read_tensor(wire: v1::Tensor) -> Result<Tensor, Refusal> {
             return Err(Refusal::mismatch(RefusalCause::Malformed, what, "a tensor role", wire.role));
         }
     };
-    Ok(Tensor { dtype: read_dtype(wire.dtype)?, name: wire.name, shape: wire.shape, role })
+    let dtype = read_dtype(wire.dtype)?;
+    if dtype != Dtype::F32 {
+        return Err(unimplemented(&format!("a tensor of dtype {dtype} (tensor {:?})", wire.name)));
+    }
+    Ok(Tensor { dtype, name: wire.name, shape: wire.shape, role })
 }
 
 impl From<&Placement> for v1::Placement {
@@ -178,10 +186,10 @@ pub fn read_placement(wire: Option<v1::Placement>, manifest: &Manifest) -> Resul
 
 impl From<Contribution> for v1::Contribution {
     fn from(contribution: Contribution) -> v1::Contribution {
-        let (kind, data) = match contribution.payload {
+        let (kind, Encoded { dtype, bytes }) = match contribution.payload {
             Payload::Dense(data) => (v1::ContributionKind::Dense, data),
-            Payload::Absent => (v1::ContributionKind::Absent, Bytes::new()),
-            Payload::Nonfinite => (v1::ContributionKind::Nonfinite, Bytes::new()),
+            Payload::Absent => (v1::ContributionKind::Absent, Encoded::f32(Bytes::new())),
+            Payload::Nonfinite => (v1::ContributionKind::Nonfinite, Encoded::f32(Bytes::new())),
         };
         v1::Contribution {
             block: Some(contribution.block.into()),
@@ -190,8 +198,8 @@ impl From<Contribution> for v1::Contribution {
             slots: Some(contribution.slots.into()),
             kind: kind.into(),
             weight: contribution.weight,
-            dtype: v1::Dtype::F32.into(),
-            data,
+            dtype: v1::Dtype::from(dtype).into(),
+            data: bytes,
             ticket: 0,
             sequence: 0,
         }
@@ -208,10 +216,7 @@ pub fn read_contribution(wire: v1::Contribution) -> Result<Contribution, Refusal
     }
     let kind = wire.kind();
     let payload = match kind {
-        v1::ContributionKind::Dense => {
-            read_dtype(wire.dtype)?;
-            Payload::Dense(wire.data)
-        }
+        v1::ContributionKind::Dense => Payload::Dense(Encoded { dtype: read_dtype(wire.dtype)?, bytes: wire.data }),
         v1::ContributionKind::Absent | v1::ContributionKind::Nonfinite if !wire.data.is_empty() => {
             let found = format!("{} bytes", wire.data.len());
             return Err(Refusal::mismatch(
@@ -258,7 +263,7 @@ impl From<BlockWeights> for v1::WeightBlock {
             block: Some(weights.block.into()),
             generation: weights.generation.0,
             step: weights.step.0,
-            dtype: v1::Dtype::F32.into(),
+            dtype: v1::Dtype::from(weights.dtype).into(),
             data: weights.data.into_contiguous(),
             lr: weights.lr,
             decay: weights.decay,
@@ -266,13 +271,13 @@ impl From<BlockWeights> for v1::WeightBlock {
     }
 }
 
-/// Reads a block's weights; their size is the client's to check.
+/// Reads a block's weights; dtype and size are the client's to check.
 ///
 /// # Errors
 /// A [`Refusal`] of what is malformed.
 pub fn read_weights(wire: v1::WeightBlock) -> Result<BlockWeights, Refusal> {
-    read_dtype(wire.dtype)?;
     Ok(BlockWeights {
+        dtype: read_dtype(wire.dtype)?,
         block: read_block_id(wire.block)?,
         generation: Generation(wire.generation),
         step: Step(wire.step),
@@ -392,6 +397,7 @@ impl From<&JobDescription> for v1::JobDescription {
             workload_toml: job.workload_toml.clone(),
             spec_revision: job.spec_revision,
             optimizer_toml: job.optimizer_toml.clone(),
+            wire: Some((&job.wire).into()),
         }
     }
 }
@@ -434,7 +440,27 @@ pub fn read_job(wire: Option<v1::JobDescription>) -> Result<JobDescription, Refu
         workload_toml: wire.workload_toml,
         spec_revision: wire.spec_revision,
         optimizer_toml: wire.optimizer_toml,
+        wire: read_wire(wire.wire)?,
     })
+}
+
+impl From<&Wire> for v1::Wire {
+    fn from(wire: &Wire) -> v1::Wire {
+        v1::Wire { gradients: v1::Dtype::from(wire.gradients).into(), weights: v1::Dtype::from(wire.weights).into() }
+    }
+}
+
+/// Reads how tensor data travels.
+///
+/// # Errors
+/// `MALFORMED` without it, `WRONG_DTYPE` for a dtype that is unknown or not for this direction.
+pub fn read_wire(wire: Option<v1::Wire>) -> Result<Wire, Refusal> {
+    let wire = required(wire, "wire")?;
+    let (gradients, weights) = (read_dtype(wire.gradients)?, read_dtype(wire.weights)?);
+    if !Wire::WEIGHT_DTYPES.contains(&weights) {
+        return Err(Refusal::mismatch(RefusalCause::WrongDtype, "dtype of weights", "f32 or bf16", weights));
+    }
+    Ok(Wire { gradients, weights })
 }
 
 // ---- membership ----
@@ -602,13 +628,15 @@ mod tests {
             step: Step(11),
             slots: SlotRange { begin: 4, end: 8 },
             weight: 4.0,
-            payload: Payload::Dense(Bytes::from_static(&[1, 2, 3, 4])),
+            payload: Payload::Dense(Encoded::f32(&[1, 2, 3, 4][..])),
         }
     }
 
     #[test]
     fn contributions_survive_the_wire() {
-        for payload in [Payload::Dense(Bytes::from_static(&[0; 8])), Payload::Absent, Payload::Nonfinite] {
+        let dense = |dtype| Payload::Dense(Encoded { dtype, bytes: Bytes::from_static(&[0; 8]) });
+        let [f32, bf16, i8] = [Dtype::F32, Dtype::Bf16, Dtype::I8Scaled].map(dense);
+        for payload in [f32, bf16, i8, Payload::Absent, Payload::Nonfinite] {
             let sent = Contribution { payload, ..contribution() };
             assert_eq!(read_contribution(sent.clone().into()), Ok(sent));
         }
@@ -621,14 +649,28 @@ mod tests {
         for wire in [
             v1::Contribution { kind: v1::ContributionKind::Rows.into(), ..good.clone() },
             v1::Contribution { kind: v1::ContributionKind::Delta.into(), ..good.clone() },
-            v1::Contribution { dtype: v1::Dtype::Bf16.into(), ..good.clone() },
-            v1::Contribution { dtype: v1::Dtype::I8Scaled.into(), ..good.clone() },
             v1::Contribution { ticket: 1, ..good.clone() },
             v1::Contribution { sequence: 1, ..good.clone() },
             v1::Contribution { block: Some(sparse), ..good.clone() },
         ] {
             assert_eq!(read_contribution(wire).unwrap_err().cause, RefusalCause::Unimplemented);
         }
+    }
+
+    #[test]
+    fn tensors_are_f32_and_weights_never_i8() {
+        let tensor = v1::Tensor { dtype: v1::Dtype::Bf16.into(), ..(&Tensor::trainable("w", &[1])).into() };
+        let refusal = read_manifest(Some(v1::Manifest { tensors: vec![tensor] })).unwrap_err();
+        assert_eq!(refusal.cause, RefusalCause::Unimplemented);
+        for gradients in [Dtype::F32, Dtype::Bf16, Dtype::I8Scaled] {
+            for weights in Wire::WEIGHT_DTYPES {
+                let wire = Wire { gradients, weights };
+                assert_eq!(read_wire(Some((&wire).into())), Ok(wire));
+            }
+        }
+        let wire = v1::Wire { gradients: v1::Dtype::F32.into(), weights: v1::Dtype::I8Scaled.into() };
+        assert_eq!(read_wire(Some(wire)).unwrap_err().cause, RefusalCause::WrongDtype);
+        assert_eq!(read_wire(Some(v1::Wire::default())).unwrap_err().cause, RefusalCause::WrongDtype);
     }
 
     #[test]
@@ -667,6 +709,7 @@ mod tests {
             workload_toml: "[model]".to_owned(),
             spec_revision: 6,
             optimizer_toml: "lr = 0.1".to_owned(),
+            wire: Wire { gradients: Dtype::Bf16, weights: Dtype::F32 },
         };
         assert_eq!(read_job(Some((&job).into())), Ok(job));
     }

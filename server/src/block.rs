@@ -20,12 +20,14 @@ use halflife_optim::{Optimizer, Plane, PlaneSpec, TensorRule};
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::{Contribution, Outcome, Payload};
 use halflife_proto::ids::Step;
-use halflife_proto::job::Combine;
+use halflife_proto::job::{Combine, Wire};
+use halflife_proto::manifest::Role;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
+use halflife_proto::tensor_codec::{Dtype, Encoded};
 
 use gathering::{Gathering, Held};
-pub use sum::{Summer, magnitude_max};
+pub use sum::Summer;
 pub use update::{Applied, Update, Waiting};
 pub use weights::{Version, WeightsBuffer};
 
@@ -55,9 +57,16 @@ pub struct Rules {
     pub nonfinite: NonfinitePolicy,
     /// Steps in the run.
     pub steps: Step,
+    /// How tensor data travels.
+    pub wire: Wire,
 }
 
 impl Rules {
+    /// A buffer for a version of a block's weights.
+    fn weights_buffer(&self, elements: usize) -> WeightsBuffer {
+        WeightsBuffer::new(elements, self.wire.weights)
+    }
+
     /// Whether updates wait for norms over more than a block.
     #[must_use]
     pub fn reduces(&self) -> bool {
@@ -198,12 +207,8 @@ impl Block {
     /// # Errors
     /// A [`Refusal`] with what was expected and what came; the block is unchanged.
     pub fn contribute(&self, contribution: Contribution) -> Result<Contributed, Refusal> {
-        if let Payload::Dense(data) = &contribution.payload
-            && data.len() != 4 * self.elements
-        {
-            let found = format!("{} bytes", data.len());
-            let expected = format!("{} bytes ({} f32)", 4 * self.elements, self.elements);
-            return Err(Refusal::mismatch(RefusalCause::WrongSize, format!("data of {}", self.id), expected, found));
+        if let Payload::Dense(data) = &contribution.payload {
+            self.check_encoding(data, contribution.step, contribution.slots)?;
         }
         if contribution.step == Step::ZERO {
             return self.initialize(&contribution);
@@ -219,7 +224,7 @@ impl Block {
         }
         self.check_node(&contribution)?;
         let magnitude_max = match &contribution.payload {
-            Payload::Dense(data) => magnitude_max(data),
+            Payload::Dense(data) => data.magnitude_max(),
             Payload::Absent | Payload::Nonfinite => 0.0,
         };
         if !magnitude_max.is_finite() && (contribution.slots.count() > 1 || self.rules.combine == Combine::WeightedMean)
@@ -236,6 +241,35 @@ impl Block {
             return Err(Refusal::mismatch(RefusalCause::NonfiniteData, what, expected, magnitude_max));
         }
         self.gather(contribution, magnitude_max)
+    }
+
+    /// Dtype and size, and that nothing was rounded after it was summed.
+    fn check_encoding(&self, data: &Encoded, step: Step, slots: SlotRange) -> Result<(), Refusal> {
+        let dtype = self.contribution_dtype(step);
+        let what = || format!("data of {}", self.id);
+        if data.dtype != dtype {
+            return Err(Refusal::mismatch(RefusalCause::WrongDtype, what(), dtype, data.dtype));
+        }
+        let bytes = dtype.encoded_bytes(self.elements);
+        if data.bytes.len() != bytes {
+            let expected = format!("{bytes} bytes ({} {dtype})", self.elements);
+            let found = format!("{} bytes", data.bytes.len());
+            return Err(Refusal::mismatch(RefusalCause::WrongSize, what(), expected, found));
+        }
+        if dtype.is_lossy() && slots.count() > 1 {
+            let what = format!("slots of a dense {dtype} contribution");
+            return Err(Refusal::mismatch(RefusalCause::MisalignedSlots, what, "a single slot", slots));
+        }
+        Ok(())
+    }
+
+    /// The dtype in which data for this block comes. Initial weights are the f32 masters themselves.
+    fn contribution_dtype(&self, step: Step) -> Dtype {
+        match (step, &self.change) {
+            (Step::ZERO, _) => Dtype::F32,
+            (_, Change::Averaged) => self.rules.wire.contributions(&Role::Buffer),
+            (_, Change::Optimized(_) | Change::Never) => self.rules.wire.contributions(&Role::Trainable),
+        }
     }
 
     fn check_node(&self, contribution: &Contribution) -> Result<(), Refusal> {
@@ -350,12 +384,12 @@ impl Block {
             let what = format!("initialization of {}", self.id);
             return Err(Refusal::mismatch(RefusalCause::Malformed, what, "dense data", "none"));
         };
-        let magnitude = magnitude_max(data);
+        let magnitude = data.magnitude_max();
         if !magnitude.is_finite() {
             let what = format!("initialization of {}", self.id);
             return Err(Refusal::mismatch(RefusalCause::NonfiniteData, what, "finite values", magnitude));
         }
-        let digest = blake3::hash(data);
+        let digest = blake3::hash(&data.bytes);
         let mut state = self.lock();
         match state.initial_digest {
             Some(known) if known == digest => Ok(Contributed::Noted(Outcome::AlreadyApplied)),
@@ -365,11 +399,10 @@ impl Block {
                 Err(Refusal::mismatch(RefusalCause::InitializationDiffers, what, shown(known), shown(digest)))
             }
             None => {
-                let mut values = WeightsBuffer::new(self.elements);
-                let words = data.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word));
-                values.values_mut().iter_mut().zip(words).for_each(|(value, word)| *value = word);
+                let mut buffer = WeightsBuffer::new(self.elements, self.rules.wire.weights);
+                buffer.write(0..self.elements, |values| data.load(0, values));
                 state.initial_digest = Some(digest);
-                state.current = Some(Version::new(Step::ZERO, 0.0, 0.0, values));
+                state.current = Some(Version::new(Step::ZERO, 0.0, 0.0, buffer));
                 Ok(Contributed::Initialized)
             }
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use halflife_optim::{Optimizer, OptimizerConfig};
 use halflife_proto::blocks::{BLOCK_ELEMENTS_DEFAULT, BLOCK_ELEMENTS_MAX};
-use halflife_proto::job::{Combine, Mode};
+use halflife_proto::job::{Combine, Mode, Wire};
 use halflife_proto::strict_toml;
 use halflife_proto::wire::SLOTS_MAX;
 use halflife_proto::workload::{DataSettings, ModelSettings, TrainingSettings, Workload};
@@ -100,6 +100,8 @@ struct JobFile {
     job: JobSection,
     #[serde(default)]
     membership: MembershipSection,
+    #[serde(default)]
+    wire: Wire,
     optimizer: OptimizerConfig,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<ModelSettings>,
@@ -116,6 +118,8 @@ pub struct JobSpec {
     pub job: JobSection,
     /// `[membership]`.
     pub membership: MembershipSection,
+    /// `[wire]`: how tensor data travels.
+    pub wire: Wire,
     /// `[optimizer]`.
     pub optimizer: OptimizerConfig,
     /// `[model]`, `[data]`, `[training]`; `None` for a job whose workers are the user's own.
@@ -223,8 +227,10 @@ impl JobSpec {
             _ => return Err(invalid("expected all of [model], [data] and [training], or none".to_owned())),
         };
         check_ranges(origin, &file.job, &file.membership)?;
+        check_wire(origin, file.wire)?;
         Optimizer::new(&file.optimizer, file.job.steps).map_err(|error| invalid(format!("[optimizer]: {error}")))?;
-        Ok(JobSpec { job: file.job, membership: file.membership, optimizer: file.optimizer, workload })
+        let JobFile { job, membership, wire, optimizer, .. } = file;
+        Ok(JobSpec { job, membership, wire, optimizer, workload })
     }
 
     /// The whole job, resolved, as a job file.
@@ -237,6 +243,7 @@ impl JobSpec {
         let file = JobFile {
             job: self.job.clone(),
             membership: self.membership.clone(),
+            wire: self.wire,
             optimizer: self.optimizer.clone(),
             model,
             data,
@@ -296,6 +303,14 @@ fn check_ranges(origin: &str, job: &JobSection, membership: &MembershipSection) 
         return out_of_range("membership.lease_ms", expected, membership.lease_ms.to_string());
     }
     Ok(())
+}
+
+fn check_wire(origin: &str, wire: Wire) -> Result<(), ConfigError> {
+    if Wire::WEIGHT_DTYPES.contains(&wire.weights) {
+        return Ok(());
+    }
+    let (expected, found) = ("f32 or bf16".to_owned(), wire.weights.to_string());
+    Err(ConfigError::OutOfRange { origin: origin.to_owned(), key: "wire.weights", expected, found })
 }
 
 /// Sets `a.b.c=value` in a table, making the tables on the way.

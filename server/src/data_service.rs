@@ -9,6 +9,7 @@ use halflife_proto::hello::Hello;
 use halflife_proto::ids::Step;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::Encoded;
 use halflife_proto::v1::{self, data_server::Data, step_request, step_response::Message};
 use halflife_proto::{PULL_BLOCKS_MAX, PULL_BYTES_MAX, wire};
 use tokio_stream::Stream;
@@ -59,14 +60,14 @@ impl Data for DataService {
     ) -> Result<Response<v1::Acknowledgement>, Status> {
         let request = request.into_inner();
         let (shard, hello) = self.shard_for(request.hello)?;
-        wire::read_dtype(request.dtype)?;
+        let data = Encoded { dtype: wire::read_dtype(request.dtype)?, bytes: request.data };
         let acknowledgement = shard.contribute(Contribution {
             block: wire::read_block_id(request.block)?,
             generation: hello.generation,
             step: Step::ZERO,
             slots: SlotRange { begin: 0, end: 1 },
             weight: 1.0,
-            payload: Payload::Dense(request.data),
+            payload: Payload::Dense(data),
         })?;
         Ok(Response::new(acknowledgement.into()))
     }

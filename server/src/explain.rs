@@ -2,7 +2,7 @@
 //!
 //! The text is a pure function of a [`Run`]; only [`ExplainArguments::run`] reads a file, and only
 //! `main.rs` prints. Each section of the text is a file: `configuration`, `rule`, `course` (with
-//! `plot`), `ledger` (with `coupled` and `conventions`), `cost`, `warnings`. Costs some passes over
+//! `plot`), `ledger` (with `coupled` and `conventions`), `cost` (with `wire`), `warnings`. Costs some passes over
 //! the schedule: seconds for a run of a million steps. Does not: reach a server, read data, or know
 //! more of the model than the job file says.
 
@@ -23,6 +23,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 mod warnings;
+mod wire;
 mod workload;
 
 pub use arguments::{ExplainArguments, ExplainError};

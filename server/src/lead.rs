@@ -70,6 +70,9 @@ impl Lead {
             initial_tensors: initial_weights.as_ref().map(InitialWeights::shapes),
             lease: Duration::from_millis(spec.membership.lease_ms),
         };
+        if let Some(why) = spec.wire.why_not_reproducible() {
+            warn!("P2 is off, the trained bits depend on who computed what: {why}");
+        }
         let inner = Inner { state: LeadState::new(settings), servers: HashMap::new() };
         Arc::new(Lead {
             identity,
@@ -110,6 +113,7 @@ impl Lead {
             workload_toml: self.spec.workload_toml(),
             spec_revision: 0,
             optimizer_toml: self.spec.optimizer_toml(),
+            wire: self.spec.wire,
         }
     }
 

@@ -109,7 +109,8 @@ impl State {
             Some((block, self.newest.remove(&block)?))
         })?;
         let (step, lr, decay) = (version.step, version.lr, version.decay);
-        let weights = BlockWeights { block, generation, step, data: version.bytes().into(), lr, decay };
+        let (dtype, data) = version.to_send();
+        let weights = BlockWeights { block, generation, step, dtype, data: data.into(), lr, decay };
         Some(framing::weights(weights, heads))
     }
 }
@@ -155,14 +156,15 @@ mod tests {
     use crate::block::WeightsBuffer;
     use halflife_proto::framing::MessageReader;
     use halflife_proto::ids::{Step, TensorIndex};
+    use halflife_proto::tensor_codec::Dtype;
 
     fn block(index: u32) -> BlockId {
         BlockId { tensor: TensorIndex(0), index }
     }
 
     fn version(step: u64) -> Version {
-        let mut values = WeightsBuffer::new(1);
-        values.values_mut()[0] = step as f32;
+        let mut values = WeightsBuffer::new(1, Dtype::F32);
+        values.write(0..1, |values| values[0] = step as f32);
         Version::new(Step(step), 0.0, 0.0, values)
     }
 

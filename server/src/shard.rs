@@ -21,6 +21,7 @@ use halflife_proto::membership::{Partial, Total};
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
+use halflife_proto::tensor_codec::Dtype;
 use tokio::sync::watch;
 
 use crate::block::{Applied, Block, Change, Contributed, Rules, Summer, Update, Version, Waiting};
@@ -143,6 +144,7 @@ impl Shard {
             combine: spec.job.combine,
             nonfinite: spec.job.nonfinite,
             steps: Step(spec.job.steps),
+            wire: spec.wire,
         });
         let blocks = Blocks::default();
         let (mut count, mut changing, mut optimized) = (0, 0, 0);
@@ -442,7 +444,7 @@ impl Shard {
     }
 
     /// The weights of named blocks, or one of their planes, all of one step (`None`: the newest
-    /// step complete here).
+    /// step complete here). Always the f32 masters, whatever the wire carries to workers.
     ///
     /// # Errors
     /// `NOT_INITIALIZED`, `STEP_GONE`, `STEP_AHEAD`, or a block or plane that is not here.
@@ -468,8 +470,8 @@ impl Shard {
                 None => version.bytes(),
                 Some(name) => block.plane_at(name, step)?,
             };
-            let data = data.into();
-            Ok(BlockWeights { block: *id, generation, step, data, lr: version.lr, decay: version.decay })
+            let (dtype, data) = (Dtype::F32, data.into());
+            Ok(BlockWeights { block: *id, generation, step, dtype, data, lr: version.lr, decay: version.decay })
         };
         Ok((step, ids.iter().map(read).collect::<Result<_, Refusal>>()?))
     }

@@ -18,6 +18,7 @@ use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step};
 use halflife_proto::manifest::{Manifest, Tensor};
 use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::{Dtype, Encoded, encode};
 use halflife_proto::v1::{self, step_request};
 use halflife_proto::wire;
 use halflife_server::JobSpec;
@@ -56,15 +57,17 @@ const STEPS: u64 = 400;
 
 struct Bench {
     shard: Arc<Shard>,
-    blocks: Vec<(BlockId, Bytes)>,
+    /// With initial weights, and gradients as the wire carries them.
+    blocks: Vec<(BlockId, Bytes, Encoded)>,
     outgoing: Outgoing,
     heads: Heads,
 }
 
 impl Bench {
-    fn new(optimizer: &str) -> Bench {
+    fn new(optimizer: &str, dtype: Dtype) -> Bench {
         let job = format!(
-            "[job]\nname = \"allocations\"\nsteps = {STEPS}\nslots = {SLOTS}\nblock_elements = {BLOCK_ELEMENTS}\n{optimizer}"
+            "[job]\nname = \"allocations\"\nsteps = {STEPS}\nslots = {SLOTS}\nblock_elements = {BLOCK_ELEMENTS}\n\
+             [wire]\ngradients = \"{dtype}\"\nweights = \"{dtype}\"\n{optimizer}"
         );
         let spec = JobSpec::parse("the test", &job, &[]).expect("a valid job");
         let manifest =
@@ -73,7 +76,10 @@ impl Bench {
         let placement = balance(&manifest, 1, BLOCK_ELEMENTS, false, vec!["http://s".into()]).expect("a placement");
         let blocks = all_blocks(&manifest, BLOCK_ELEMENTS).map(|(id, range)| {
             let values: Vec<f32> = range.map(|i| (i % 7) as f32 - 3.0).collect();
-            (id, Bytes::from(bytemuck::cast_slice::<f32, u8>(&values).to_vec()))
+            let mut gradient = vec![0; dtype.encoded_bytes(values.len())];
+            encode(dtype, &values, &mut gradient);
+            let weights = Bytes::from(bytemuck::cast_slice::<f32, u8>(&values).to_vec());
+            (id, weights, Encoded { dtype, bytes: gradient.into() })
         });
         let blocks = blocks.collect();
         let identity = Identity {
@@ -95,14 +101,15 @@ impl Bench {
         let slots = if step == 0 { 1 } else { SLOTS };
         let mut messages = Vec::new();
         for slot in 0..slots {
-            for (block, data) in &self.blocks {
+            for (block, weights, gradient) in &self.blocks {
+                let data = if step == 0 { Encoded::f32(weights.clone()) } else { gradient.clone() };
                 let contribution = Contribution {
                     block: *block,
                     generation: GENERATION,
                     step: Step(step),
                     slots: SlotRange { begin: slot, end: slot + 1 },
                     weight: 1.0,
-                    payload: Payload::Dense(data.clone()),
+                    payload: Payload::Dense(data),
                 };
                 messages.push(framing::contribution(contribution, &mut self.heads));
             }
@@ -164,8 +171,9 @@ fn a_step_allocates_nothing() {
         "[optimizer]\nalgorithm = \"adam\"\nlr = 0.001\n[optimizer.weight_decay]\nmode = \"decoupled\"\nvalue = 0.1";
     let clipped = "[optimizer]\nalgorithm = \"adam\"\nlr = { kind = \"cosine\", base = 0.1 }\ngradient = [{ op = \"rescale\", by = 0.5 }, { op = \"clip_value\", at = 1.0 }]";
     let momentum = "[optimizer]\nalgorithm = \"sgd\"\nmomentum = 0.9\nlr = 0.001";
-    for optimizer in [adamw, clipped, momentum] {
-        let counts = Bench::new(optimizer).run();
+    for (optimizer, dtype) in [(adamw, Dtype::F32), (clipped, Dtype::F32), (momentum, Dtype::F32), (adamw, Dtype::Bf16)]
+    {
+        let counts = Bench::new(optimizer, dtype).run();
         let some: Vec<_> = counts.iter().enumerate().filter(|(_, count)| **count > 0).collect();
         assert!(some.is_empty(), "{} of {} steps allocate: {some:?}\n{optimizer}", some.len(), counts.len());
     }

@@ -64,6 +64,23 @@ pub fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
+/// bf16, from the definition: of the two bf16 around a value the nearer one, of equals the even one.
+///
+/// # Panics
+/// For NaN and infinity.
+#[must_use]
+pub fn bf16(values: &[f32]) -> Vec<u8> {
+    let nearest = |value: &f32| {
+        assert!(value.is_finite());
+        let below = (value.to_bits() >> 16) as u16; // towards zero
+        let widened = |bits: u16| f64::from(f32::from_bits(u32::from(bits) << 16));
+        let (down, up) = (f64::from(*value) - widened(below), widened(below + 1) - f64::from(*value));
+        let up_is_nearer = up.abs() < down.abs() || (up.abs() == down.abs() && below % 2 == 1);
+        if up_is_nearer { below + 1 } else { below }
+    };
+    values.iter().flat_map(|value| nearest(value).to_le_bytes()).collect()
+}
+
 /// f32 values of little-endian bytes.
 #[must_use]
 pub fn floats(bytes: &[u8]) -> Vec<f32> {

@@ -45,7 +45,7 @@ fn the_reference_shows_the_defaults() {
     let full = JobSpec::parse("reference", &text, &[]).expect("a valid job");
     let least = "[job]\nname = \"reference\"\nsteps = 100\n[optimizer]\nalgorithm = \"adam\"\nlr = 0.001\n";
     let least = JobSpec::parse("least", least, &[]).expect("a valid job");
-    assert_eq!((full.job, full.membership), (least.job, least.membership));
+    assert_eq!((full.job, full.membership, full.wire), (least.job, least.membership, least.wire));
 }
 
 #[test]
@@ -67,6 +67,18 @@ fn a_misspelt_key_is_named_with_its_line_and_the_right_one() {
         (
             "[job]\nname = \"x\"\nsteps = 1\nblock_elements = 1000\n[optimizer]\nalgorithm = \"sgd\"\nlr = 1\n",
             vec!["job.block_elements", "power of two", "found 1000"],
+        ),
+        (
+            "[job]\nname = \"x\"\nsteps = 1\n[wire]\nweights = \"i8\"\n[optimizer]\nalgorithm = \"sgd\"\nlr = 1\n",
+            vec!["wire.weights", "f32 or bf16", "found i8"],
+        ),
+        (
+            "[job]\nname = \"x\"\nsteps = 1\n[wire]\ngradient = \"i8\"\n[optimizer]\nlr = 1\n",
+            vec!["unknown field `gradient`", "did you mean `gradients`?"],
+        ),
+        (
+            "[job]\nname = \"x\"\nsteps = 1\n[wire]\ngradients = \"f16\"\n[optimizer]\nlr = 1\n",
+            vec!["unknown variant `f16`", "bf16"],
         ),
         (
             "[job]\nname = \"x\"\nsteps = 1\nmode = \"asink\"\n[optimizer]\nlr = 1\n",

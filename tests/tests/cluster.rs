@@ -38,25 +38,31 @@ fn succeeded(finished: &Finished) {
 
 /// The digest of a job that runs in one process.
 fn embedded(workers: usize, servers: usize, blocks: &str) -> String {
+    digest(&embedded_report(workers, servers, &[blocks]))
+}
+
+/// The report of a job that runs in one process.
+fn embedded_report(workers: usize, servers: usize, settings: &[&str]) -> Value {
     let directory = TempDir::new().expect("a directory");
     let path = directory.path().join("report.json");
     let (workers, servers) = (workers.to_string(), servers.to_string());
     let job = job();
-    let arguments = ["local", "--config", &job, "--steps", "200", "--set", "job.slots=8", "--set", blocks];
+    let arguments = ["local", "--config", &job, "--steps", "200", "--set", "job.slots=8"];
     let counts = ["--workers", &workers, "--servers", &servers, "--report", path.to_str().expect("a path")];
-    let finished = Process::start("halflife-worker", &[&arguments[..], &counts].concat()).finish();
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let finished = Process::start("halflife-worker", &[&arguments[..], &counts, &settings].concat()).finish();
     succeeded(&finished);
-    digest(&report(&path))
+    report(&path)
 }
 
 /// The digests that the workers of a job of separate processes report; checks that all end well.
-fn processes(workers: usize, servers: usize, blocks: &str) -> Vec<String> {
+fn processes(workers: usize, servers: usize, settings: &[&str]) -> Vec<String> {
     let directory = TempDir::new().expect("a directory");
     let count = format!("job.servers={servers}");
     let job = job();
-    let arguments =
-        ["--config", &job, "--set", "job.steps=200", "--set", "job.slots=8", "--set", &count, "--set", blocks];
-    let (lead, url) = Process::server(&arguments);
+    let arguments = ["--config", &job, "--set", "job.steps=200", "--set", "job.slots=8", "--set", &count];
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let (lead, url) = Process::server(&[&arguments[..], &settings].concat());
     let mut all = vec![lead];
     for _ in 1..servers {
         all.push(Process::server(&["--lead", &url]).0);
@@ -84,7 +90,7 @@ fn all_equal(blocks: &str, counts: &[(usize, usize)]) -> String {
     let reference = embedded(1, 1, blocks);
     for (workers, servers) in counts {
         assert_eq!(embedded(*workers, *servers, blocks), reference, "embedded, {workers} workers x {servers} servers");
-        for found in processes(*workers, *servers, blocks) {
+        for found in processes(*workers, *servers, &[blocks]) {
             assert_eq!(found, reference, "processes, {workers} workers x {servers} servers");
         }
     }
@@ -124,6 +130,41 @@ fn workers_on_the_servers_host_go_through_unix_sockets() {
     assert!(!Path::new(&first).exists() && !Path::new(&second).exists(), "a socket's file goes with its server");
 }
 
+/// Rounding is no reason for the bits to depend on who computed what: each slot is rounded alone.
+#[test]
+fn bf16_both_ways_changes_the_bits_once_and_not_with_workers_servers_or_blocks() {
+    const BF16: [&str; 2] = ["wire.gradients=bf16", "wire.weights=bf16"];
+    let with = |blocks| [BF16[0], BF16[1], blocks];
+    let reference = digest(&embedded_report(1, 1, &with(DEFAULT_BLOCKS)));
+    assert_ne!(reference, embedded(1, 1, DEFAULT_BLOCKS), "the wire is lossy");
+    for blocks in [DEFAULT_BLOCKS, SMALL_BLOCKS] {
+        for (workers, servers) in [(1, 3), (2, 1), (2, 3), (4, 1), (4, 3)] {
+            let report = embedded_report(workers, servers, &with(blocks));
+            assert_eq!(digest(&report), reference, "embedded, {workers} workers x {servers} servers, {blocks}");
+            assert_eq!(report["bit_reproducible"], true);
+        }
+    }
+    for found in processes(2, 3, &with(SMALL_BLOCKS)) {
+        assert_eq!(found, reference, "each worker tells the digest of the f32 masters");
+    }
+    for one_way in BF16 {
+        let one = digest(&embedded_report(1, 1, &[one_way, DEFAULT_BLOCKS]));
+        let other = digest(&embedded_report(4, 3, &[one_way, SMALL_BLOCKS]));
+        assert_eq!(one, other, "{one_way}");
+        assert_ne!(one, reference, "{one_way}");
+    }
+}
+
+#[test]
+fn i8_gradients_train_and_promise_no_bits() {
+    for (workers, servers, blocks) in [(1, 1, DEFAULT_BLOCKS), (3, 2, SMALL_BLOCKS)] {
+        let report = embedded_report(workers, servers, &["wire.gradients=i8", blocks]);
+        let accuracy = report["test_accuracy"].as_f64().expect("an accuracy");
+        assert!(accuracy > 0.95, "{accuracy} after 200 steps");
+        assert_eq!((&report["bit_reproducible"], &report["wire"]["gradients"]), (&false.into(), &"i8".into()));
+    }
+}
+
 #[test]
 fn the_small_blocks_really_are_many_and_on_every_server() {
     let spec =
@@ -142,6 +183,7 @@ fn the_small_blocks_really_are_many_and_on_every_server() {
         workload_toml: String::new(),
         spec_revision: 0,
         optimizer_toml: String::new(),
+        wire: spec.wire,
     };
     let computation = Computation::prepare(&workload, &job).expect("a model");
     let urls = (0..3).map(|index| format!("http://{index}").into()).collect();

@@ -80,7 +80,7 @@ async fn bad_contributions_are_refused_by_cause_and_change_nothing() {
         ("oversized", with(&|c| c.data = vec![0; 4096].into()), RefusalCause::WrongSize),
         ("no dtype", with(&|c| c.dtype = 0), RefusalCause::WrongDtype),
         ("unknown dtype", with(&|c| c.dtype = 99), RefusalCause::WrongDtype),
-        ("reserved dtype", with(&|c| c.dtype = v1::Dtype::Bf16.into()), RefusalCause::Unimplemented),
+        ("another dtype", with(&|c| c.dtype = v1::Dtype::Bf16.into()), RefusalCause::WrongDtype),
         ("unknown tensor", with(&|c| c.block = Some(dense(9, 0))), RefusalCause::UnknownBlock),
         ("unknown block", with(&|c| c.block = Some(dense(0, 2))), RefusalCause::UnknownBlock),
         ("no block", with(&|c| c.block = None), RefusalCause::Malformed),
@@ -119,6 +119,119 @@ async fn bad_contributions_are_refused_by_cause_and_change_nothing() {
     push_all(&mut tool, 1, (0, 4), &[4.0, 4.0, 4.0], &[4.0]).await;
     tool.wait_for(1).await;
     assert_eq!(tool.pull(0, "", 1).await.unwrap(), [0.0, 1.0, 2.0]);
+}
+
+/// A job whose tensors travel as the [wire] table says.
+async fn started_on(wire: &str) -> (Cluster, Tool) {
+    started(&format!("[wire]\n{wire}")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bf16_gradients_are_taken_slot_by_slot_and_summed_in_f32() {
+    let (_cluster, mut tool) = started_on("gradients = \"bf16\"").await;
+    let job = tool.control.describe(v1::DescribeRequest {}).await.unwrap().into_inner();
+    let wire = v1::Wire { gradients: v1::Dtype::Bf16.into(), weights: v1::Dtype::F32.into() };
+    assert_eq!(job.wire, Some(wire));
+    let coded = |c: v1::Contribution, values: &[f32]| v1::Contribution {
+        dtype: v1::Dtype::Bf16.into(),
+        data: tool::bf16(values).into(),
+        ..c
+    };
+    let blocks: Vec<_> = (0..2).flat_map(|tensor| tool.blocks(tensor)).map(|(block, ..)| block).collect();
+    let good = |tool: &Tool, slots| coded(tool.contribution(blocks[0], 1, slots, Some(&[0.0; 2])), &[256.0, 1.0]);
+    let slot = good(&tool, (0, 1));
+    let cases = [
+        ("f32", tool.contribution(blocks[0], 1, (0, 1), Some(&[1.0, 1.0])), RefusalCause::WrongDtype),
+        ("i8", v1::Contribution { dtype: v1::Dtype::I8Scaled.into(), ..slot.clone() }, RefusalCause::WrongDtype),
+        ("short", v1::Contribution { data: slot.data.slice(..3), ..slot.clone() }, RefusalCause::WrongSize),
+        ("long", v1::Contribution { data: vec![0; 8].into(), ..slot.clone() }, RefusalCause::WrongSize),
+        ("pre-summed", good(&tool, (0, 2)), RefusalCause::MisalignedSlots),
+        ("all of it", good(&tool, (0, 4)), RefusalCause::MisalignedSlots),
+        (
+            "infinite",
+            v1::Contribution { data: vec![0x80, 0x7f, 0, 0].into(), ..slot.clone() },
+            RefusalCause::NonfiniteData,
+        ),
+    ];
+    for (what, bad, cause) in cases {
+        let status = tool.push_raw(0, bad).await.expect_err(what);
+        let refusal = refusal(&status);
+        assert_eq!(refusal.cause, cause, "{what}: {status}");
+        assert!(!refusal.expected.is_empty() && !refusal.found.is_empty(), "{what}: {refusal}");
+    }
+    // 256 + 1 + 1 + 1 needs nine bits, which bf16 does not have: the sum is f32.
+    for (slot, first) in [256.0, 1.0, 1.0, 1.0].into_iter().enumerate() {
+        let slots = (slot as u32, slot as u32 + 1);
+        for (block, values) in blocks.iter().zip([&[first, 4.0][..], &[0.0], &[-1.0]]) {
+            let part = coded(tool.contribution(*block, 1, slots, Some(values)), values);
+            assert_eq!(tool.push_raw(0, part).await.unwrap().outcome(), v1::Outcome::Added);
+        }
+    }
+    tool.wait_for(1).await;
+    assert_eq!(tool.pull(0, "", 1).await.unwrap(), [1.0 - 259.0 / 4.0, -2.0, 3.0]);
+    assert_eq!(tool.pull(1, "", 1).await.unwrap(), [5.0]);
+    // What holds no data is not rounded, so it may stand for several slots.
+    for block in &blocks {
+        let absent = tool.contribution(*block, 2, (0, 4), None);
+        tool.push_raw(0, absent).await.expect("absent is taken");
+    }
+    tool.wait_for(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_gradients_are_read_as_the_contract_lays_them_out() {
+    let (_cluster, mut tool) = started_on("gradients = \"i8\"").await;
+    let status = tool.control.status(v1::StatusRequest {}).await.unwrap().into_inner();
+    let promise = &status.promises[0];
+    assert!(!promise.holds && promise.why.contains("error feedback"), "{promise:?}");
+    let group = |scale: f32, values: &[i8]| {
+        scale.to_le_bytes().into_iter().chain(values.iter().map(|value| value.cast_unsigned())).collect::<Vec<u8>>()
+    };
+    let i8 = |c: v1::Contribution, data: Vec<u8>| v1::Contribution {
+        dtype: v1::Dtype::I8Scaled.into(),
+        data: data.into(),
+        ..c
+    };
+    let blocks: Vec<_> = (0..2).flat_map(|tensor| tool.blocks(tensor)).map(|(block, ..)| block).collect();
+    let empty = tool.contribution(blocks[0], 1, (0, 1), Some(&[]));
+    for (what, data, cause) in [
+        ("short", group(1.0, &[1]), RefusalCause::WrongSize),
+        ("infinite scale", group(f32::INFINITY, &[0, 0]), RefusalCause::NonfiniteData),
+        ("NaN scale", group(f32::NAN, &[1, 0]), RefusalCause::NonfiniteData),
+    ] {
+        let status = tool.push_raw(0, i8(empty.clone(), data)).await.expect_err(what);
+        assert_eq!(refusal(&status).cause, cause, "{what}");
+    }
+    for slot in 0..4 {
+        for (block, values) in blocks.iter().zip([&[100i8, -128][..], &[0], &[-1]]) {
+            let part = tool.contribution(*block, 1, (slot, slot + 1), Some(&[]));
+            tool.push_raw(0, i8(part, group(0.5, values))).await.expect("it is taken");
+        }
+    }
+    tool.wait_for(1).await;
+    assert_eq!(tool.pull(0, "", 1).await.unwrap(), [1.0 - 50.0, 2.0 + 64.0, 3.0]);
+    assert_eq!(tool.pull(1, "", 1).await.unwrap(), [4.5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_stream_in_the_wires_dtype_and_are_pulled_in_full() {
+    let (_cluster, mut tool) = started_on("weights = \"bf16\"").await;
+    let third = 1.0f32 / 3.0;
+    push_all(&mut tool, 1, (0, 4), &[4.0 * third; 3], &[0.0]).await;
+    tool.wait_for(1).await;
+    let masters = [1.0 - third, 2.0 - third, 3.0 - third, 4.0];
+    let pulled = [tool.pull(0, "", 1).await.unwrap(), tool.pull(1, "", 1).await.unwrap()].concat();
+    assert_eq!(pulled, masters);
+    let first = hello(&tool.hello, Some(1));
+    let mut stream = Stream::open(&mut tool, first).await.unwrap();
+    let mut data = Vec::new();
+    while data.len() < 8 {
+        if let step_response::Message::Weights(block) = stream.next().await {
+            assert_eq!((block.step, block.dtype()), (1, v1::Dtype::Bf16));
+            data.extend(block.data);
+        }
+    }
+    assert_eq!(data, tool::bf16(&masters));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use halflife_proto::ids::Step;
 use halflife_proto::job::{Combine, JobDescription};
 use halflife_proto::manifest::Manifest;
 use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::Dtype;
 use halflife_proto::workload::{TrainingSettings, Workload};
 use thiserror::Error;
 
@@ -35,6 +36,7 @@ pub struct Computation {
     sampler: Sampler,
     samples_per_slot: u32,
     combine: Combine,
+    gradients: Dtype,
     layout: Layout,
     buffers: BufferPool,
 }
@@ -61,6 +63,7 @@ impl Computation {
             sampler: Sampler::new(job.seed, parts.train.samples(), job.slots, samples_per_slot),
             samples_per_slot,
             combine: job.combine,
+            gradients: job.wire.gradients,
             buffers: BufferPool::new(layout.elements()),
             layout,
             model,
@@ -96,7 +99,7 @@ impl Computation {
     /// # Errors
     /// [`ComputationError::Model`], and `Sum` should the model break its own manifest.
     pub fn node(&mut self, step: Step, node: SlotRange, weights: &[f32]) -> Result<NodeResult, ComputationError> {
-        let mut sum = NodeSum::new(&self.layout, self.combine, node, self.buffers.clone());
+        let mut sum = NodeSum::new(&self.layout, self.combine, self.gradients, node, self.buffers.clone());
         let mut loss = 0.0;
         while let Some(slot) = sum.next_slot() {
             let samples = self.parts.train.select(&self.sampler.slot(step, slot));
@@ -120,7 +123,7 @@ impl Computation {
 #[cfg(test)]
 mod tests {
     use halflife_proto::ids::{Generation, JobId};
-    use halflife_proto::job::Mode;
+    use halflife_proto::job::{Mode, Wire};
 
     use super::*;
 
@@ -138,6 +141,7 @@ mod tests {
             workload_toml: text.to_owned(),
             spec_revision: 0,
             optimizer_toml: String::new(),
+            wire: Wire::default(),
         };
         Computation::prepare(&Workload::from_toml(text).unwrap(), &job).unwrap()
     }

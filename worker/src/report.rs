@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use halflife_proto::job::Wire;
 use serde::Serialize;
 
 use crate::data::Parts;
@@ -87,6 +88,11 @@ pub struct Report {
     pub steps_per_second: f64,
     /// See [`crate::digest::weights_digest`].
     pub weights_digest: String,
+    /// How tensor data travelled.
+    pub wire: Wire,
+    /// Whether any number of workers and servers would have made the same digest: false where what a
+    /// worker sends depends on what it sent before.
+    pub bit_reproducible: bool,
     /// What can make this worker's bits differ from another's.
     pub fingerprint: String,
 }
@@ -105,6 +111,8 @@ impl Report {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use halflife_proto::tensor_codec::Dtype;
+
     use super::*;
 
     pub(crate) fn scores(step: u64) -> Scores {
@@ -136,6 +144,8 @@ pub(crate) mod tests {
             seconds: 2.0,
             steps_per_second: 10.0,
             weights_digest: "ab".to_owned(),
+            wire: Wire { gradients: Dtype::I8Scaled, weights: Dtype::Bf16 },
+            bit_reproducible: false,
             fingerprint: "here".to_owned(),
         }
     }
@@ -150,6 +160,8 @@ pub(crate) mod tests {
         assert_eq!(json["step"], 20);
         assert_eq!(json["evaluations"][0]["step"], 10);
         assert_eq!(json["weights_digest"], "ab");
+        assert_eq!((&json["wire"]["gradients"], &json["wire"]["weights"]), (&"i8".into(), &"bf16".into()));
+        assert_eq!(json["bit_reproducible"], false);
         assert!(json["test_loss"].is_null() && json.get("holdout_loss").is_none());
     }
 

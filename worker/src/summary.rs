@@ -26,7 +26,11 @@ impl fmt::Display for Summary<'_> {
             part(f, "holdout", accuracy, loss, self.0.holdout_samples)?;
         }
         part(f, "train", last.train_accuracy, last.train_loss, self.0.train_samples)?;
-        write!(f, "  weights digest {weights_digest}")
+        write!(f, "  weights digest {weights_digest}")?;
+        match self.0.wire.why_not_reproducible() {
+            Some(why) => write!(f, "\n  another number of workers would make other bits: {why}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -267,6 +267,8 @@ impl Trainer {
             seconds,
             steps_per_second: steps_seen as f64 / seconds,
             weights_digest: digest,
+            wire: self.job.wire,
+            bit_reproducible: self.job.wire.why_not_reproducible().is_none(),
             fingerprint: self.fingerprint.clone(),
         })
     }

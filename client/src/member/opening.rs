@@ -31,7 +31,7 @@ impl Member {
         let Admission { hello, job, tree, placement, urls, unix_sockets, step, number, assignment, heartbeat_every } =
             admission;
         let layout = Arc::new(Layout::new(manifest));
-        let mut work = WorkState::new(tree, job.steps);
+        let mut work = WorkState::new(tree, job.steps, job.wire.gradients.is_lossy());
         if let Some(assignment) = assignment {
             let bad = |refusal| ClientError::bad_message(&lead.url, refusal);
             work.assign(assignment).map_err(bad)?;
@@ -40,12 +40,13 @@ impl Member {
             lead_url: lead.url,
             control: lead.control,
             number,
-            plan: Arc::new(BlockPlan::new(manifest, &layout, &placement)),
+            plan: Arc::new(BlockPlan::new(manifest, &layout, &placement, job.wire)),
             buffers: BufferPool::new(layout.elements()),
             urls,
             session: SessionHandle::new(work),
             streams: Vec::new(),
             tasks: JoinSet::new(),
+            result: None,
             hello,
             job,
             layout,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use halflife_proto::hello::{Fingerprint, Hello};
 use halflife_proto::ids::{Incarnation, Step};
 use halflife_proto::refusal::RefusalCause;
+use halflife_proto::tensor_codec::Dtype;
 use halflife_proto::v1::data_server::Data;
 use halflife_proto::v1::step_request::Message as Up;
 use halflife_proto::v1::step_response::Message as Down;
@@ -50,10 +51,11 @@ impl FakeData {
         for (id, block) in own {
             let begin = from_step.map(Step).or(step).filter(|begin| Some(*begin) <= block.newest());
             if let Some(begin) = begin {
-                let weights = state.weights(*id, Some(begin)).ok_or_else(|| refusal(RefusalCause::StepGone))?;
+                let weights = state.weights(*id, Some(begin), state.wire.weights);
+                let weights = weights.ok_or_else(|| refusal(RefusalCause::StepGone))?;
                 responses.send(Ok(respond(Down::Weights(weights)))).unwrap();
             }
-            if let Some(weights) = state.weights(*id, None).filter(|_| begin < block.newest()) {
+            if let Some(weights) = state.weights(*id, None, state.wire.weights).filter(|_| begin < block.newest()) {
                 responses.send(Ok(respond(Down::Weights(weights)))).unwrap();
             }
         }
@@ -103,7 +105,8 @@ impl Data for FakeData {
         let mut blocks = Vec::new();
         for id in request.blocks {
             let id = wire::read_block_id(Some(id))?;
-            blocks.push(state.weights(id, Some(step)).ok_or_else(|| refusal(RefusalCause::StepGone))?);
+            let weights = state.weights(id, Some(step), Dtype::F32);
+            blocks.push(weights.ok_or_else(|| refusal(RefusalCause::StepGone))?);
         }
         Ok(Response::new(v1::PullResponse { step: step.0, blocks }))
     }

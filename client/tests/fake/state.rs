@@ -6,9 +6,10 @@ use bytes::Bytes;
 use halflife_proto::blocks::{BlockId, all_blocks, block_count};
 use halflife_proto::contribution::{BlockWeights, Contribution, Payload};
 use halflife_proto::ids::{Generation, JobId, ServerIndex, Step, TensorIndex};
-use halflife_proto::job::{Combine, JobDescription, Mode};
+use halflife_proto::job::{Combine, JobDescription, Mode, Wire};
 use halflife_proto::manifest::{Manifest, Role};
 use halflife_proto::placement::Placement;
+use halflife_proto::tensor_codec::{Dtype, encode};
 use halflife_proto::v1;
 use tokio::sync::mpsc::UnboundedSender;
 use tonic::Status;
@@ -34,6 +35,7 @@ pub enum Fault {
 pub struct Block {
     pub server: u32,
     role: Role,
+    elements: usize,
     /// The newest two versions, newest last.
     versions: Vec<(Step, Vec<f32>)>,
     /// What the step after the newest has got: first slot -> (end, sum).
@@ -46,6 +48,7 @@ pub struct State {
     pub manifest: Manifest,
     pub placement: Placement,
     pub steps: u64,
+    pub wire: Wire,
     pub assignment: v1::Assignment,
     pub faults: Vec<Fault>,
     pub joins: u32,
@@ -70,16 +73,18 @@ impl State {
         // The lead does not know its own URL.
         let urls = urls.into_iter().enumerate().map(|(index, url)| if index == 0 { String::new() } else { url }.into());
         let placement = Placement::new(&manifest, 1, BLOCK_ELEMENTS, urls.collect(), owners).unwrap();
-        let blocks = all_blocks(&manifest, BLOCK_ELEMENTS).map(|(id, _)| {
+        let blocks = all_blocks(&manifest, BLOCK_ELEMENTS).map(|(id, range)| {
+            let elements = (range.end - range.start) as usize;
             let role = manifest.get(id.tensor).unwrap().role.clone();
             let server = placement.server_of(id).unwrap().0;
-            (id, Block { server, role, versions: Vec::new(), held: BTreeMap::new() })
+            (id, Block { server, role, elements, versions: Vec::new(), held: BTreeMap::new() })
         });
         State {
             blocks: blocks.collect(),
             manifest,
             placement,
             steps,
+            wire: Wire::default(),
             assignment,
             faults: Vec::new(),
             joins: 0,
@@ -104,6 +109,7 @@ impl State {
             workload_toml: String::new(),
             spec_revision: 0,
             optimizer_toml: String::new(),
+            wire: self.wire,
         }
     }
 
@@ -136,7 +142,11 @@ impl State {
         if contribution.step != next {
             return;
         }
-        let values = data.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+        let expected = if next == Step::ZERO { Dtype::F32 } else { self.wire.contributions(&block.role) };
+        assert_eq!(data.dtype, expected, "{id}");
+        let mut values = vec![0.0; block.elements];
+        assert_eq!(data.bytes.len(), data.dtype.encoded_bytes(values.len()), "{id}");
+        data.load(0, &mut values);
         if next == Step::ZERO {
             return self.install(id, Step::ZERO, values);
         }
@@ -155,24 +165,28 @@ impl State {
         if block.versions.len() > 2 {
             block.versions.remove(0);
         }
-        let (server, message) = (block.server, self.weights(id, None).unwrap());
+        let (server, message) = (block.server, self.weights(id, None, self.wire.weights).unwrap());
         for (_, responses) in self.streams.iter().filter(|stream| stream.0 == server) {
             let _ = responses.send(Ok(respond(v1::step_response::Message::Weights(message.clone()))));
         }
     }
 
     /// The weights of a block at a step (`None`: the newest); those of a frozen block are of any step.
-    pub fn weights(&self, id: BlockId, step: Option<Step>) -> Option<v1::WeightBlock> {
+    pub fn weights(&self, id: BlockId, step: Option<Step>, dtype: Dtype) -> Option<v1::WeightBlock> {
         let block = &self.blocks[&id];
         let wanted =
             |version: &&(Step, Vec<f32>)| step.is_none_or(|step| version.0 == step) || block.role == Role::Frozen;
         let (step, values) = block.versions.iter().rev().find(wanted)?;
-        let mut data = Bytes::from(bytemuck::cast_slice::<f32, u8>(values).to_vec());
+        let mut data = vec![0; dtype.encoded_bytes(values.len())];
+        encode(dtype, values, &mut data);
+        let mut data = Bytes::from(data);
         if self.has(Fault::TruncatedWeights(block.server)) {
             data.truncate(data.len() - 1);
         }
         let (lr, decay) = (step.0 as f64, 10.0 * step.0 as f64);
-        Some(BlockWeights { block: id, generation: GENERATION, step: *step, data: data.into(), lr, decay }.into())
+        Some(
+            BlockWeights { block: id, generation: GENERATION, step: *step, dtype, data: data.into(), lr, decay }.into(),
+        )
     }
 
     /// The newest weights of a tensor.

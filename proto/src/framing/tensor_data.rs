@@ -3,6 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use smallvec::SmallVec;
 
+use crate::tensor_codec::{Dtype, Encoded, load_bf16_pieces};
+
 /// Bytes of tensor data, not necessarily in one piece.
 #[derive(Clone, Debug, Default)]
 pub struct TensorData {
@@ -35,6 +37,20 @@ impl TensorData {
             let (part, after) = rest.split_at_mut(piece.len());
             part.copy_from_slice(piece);
             rest = after;
+        }
+    }
+
+    /// Decodes all of it.
+    ///
+    /// # Panics
+    /// If it is not the encoding of as many elements as `target` has.
+    pub fn decode_to(&self, dtype: Dtype, target: &mut [f32]) {
+        assert_eq!(dtype.encoded_bytes(target.len()), self.len, "bytes of {} {dtype} elements", target.len());
+        match dtype {
+            Dtype::F32 => self.copy_to(bytemuck::cast_slice_mut(target)),
+            Dtype::Bf16 => load_bf16_pieces(&self.pieces, target),
+            // Nobody sends weights so; the scales stand apart from the values.
+            Dtype::I8Scaled => Encoded { dtype, bytes: self.clone().into_contiguous() }.load(0, target),
         }
     }
 
@@ -83,6 +99,22 @@ impl PartialEq for TensorData {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_dtype_is_decoded_from_its_pieces() {
+        let values: Vec<f32> = (0..600).map(|i| (i as f32 - 300.0) / 8.0).collect();
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::I8Scaled] {
+            let mut bytes = vec![0; dtype.encoded_bytes(values.len())];
+            crate::tensor_codec::encode(dtype, &values, &mut bytes);
+            let mut expected = values.clone();
+            crate::tensor_codec::round(dtype, &mut expected);
+            let mut data = TensorData::default();
+            bytes.chunks(33).for_each(|piece| data.push(Bytes::copy_from_slice(piece)));
+            let mut found = vec![f32::NAN; values.len()];
+            data.decode_to(dtype, &mut found);
+            assert_eq!(found, expected, "{dtype}");
+        }
+    }
 
     #[test]
     fn pieces_are_one_array() {

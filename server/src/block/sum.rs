@@ -5,10 +5,12 @@
 //! scaling and the update all happen while a tile is in cache. Its memory is used again for the next.
 //!
 //! Order of every floating-point sum: left child + right child, f32, at each node. `absent` is the
-//! identity: absent + x = x bit for bit.
+//! identity: absent + x = x bit for bit. What came in a lossy dtype is decoded on its way into a
+//! register, so no decoded copy of a block is ever made.
 
 use halflife_proto::contribution::Payload;
 use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::Encoded;
 
 use super::gathering::Held;
 
@@ -93,10 +95,10 @@ impl Summer {
         for op in &self.ops {
             match *op {
                 Op::Load { register, held: index } => {
-                    load(&mut registers[register][..len], tile(&held[index], begin, len))
+                    data(&held[index]).load(begin, &mut registers[register][..len]);
                 }
                 Op::AddHeld { register, held: index } => {
-                    add(&mut registers[register][..len], tile(&held[index], begin, len))
+                    data(&held[index]).add(begin, &mut registers[register][..len]);
                 }
                 Op::AddNext { register } => {
                     let (low, high) = registers.split_at_mut(register + 1);
@@ -115,48 +117,24 @@ impl Summer {
     }
 }
 
-fn tile(held: &Held, begin: usize, len: usize) -> &[u8] {
+/// What the plan loads and adds: only nodes with data are in it.
+fn data(held: &Held) -> &Encoded {
     match &held.payload {
-        Payload::Dense(data) => &data[4 * begin..4 * (begin + len)],
-        Payload::Absent | Payload::Nonfinite => &[],
+        Payload::Dense(data) => data,
+        Payload::Absent | Payload::Nonfinite => unreachable!("a plan holds dense nodes only"),
     }
-}
-
-/// Gradient bytes come from the network at any alignment; reading them as little-endian words
-/// compiles to unaligned vector loads.
-fn words(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
-    bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word))
-}
-
-fn load(register: &mut [f32], bytes: &[u8]) {
-    register.iter_mut().zip(words(bytes)).for_each(|(value, word)| *value = word);
-}
-
-fn add(register: &mut [f32], bytes: &[u8]) {
-    register.iter_mut().zip(words(bytes)).for_each(|(value, word)| *value += word);
-}
-
-/// Largest magnitude among little-endian f32 values; infinity or NaN if any value is that.
-///
-/// Compares the bits without their sign: for f32 that is the order of magnitudes, with infinity
-/// above every number and NaN above infinity.
-#[must_use]
-pub fn magnitude_max(bytes: &[u8]) -> f32 {
-    let (words, _) = bytes.as_chunks::<4>();
-    let bits = words.iter().map(|word| u32::from_le_bytes(*word) & 0x7fff_ffff).fold(0, u32::max);
-    f32::from_bits(bits)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use halflife_proto::slots::SlotTree;
+    use halflife_proto::tensor_codec::{Dtype, encode, round};
     use proptest::prelude::*;
 
     fn dense(slots: SlotRange, values: &[f32]) -> Held {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Held { slots, weight: 1.0, payload: Payload::Dense(Bytes::from(bytes)), magnitude_max: 0.0 }
+        Held { slots, weight: 1.0, payload: Payload::Dense(Encoded::f32(bytes)), magnitude_max: 0.0 }
     }
 
     /// The definition, one element at a time.
@@ -216,11 +194,30 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_magnitude_sees_nan_and_infinity_through_any_sign() {
-        let of = |values: &[f32]| magnitude_max(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>());
-        assert_eq!(of(&[]), 0.0);
-        assert_eq!(of(&[1.0, -3.0, 2.0, -0.0]), 3.0);
-        assert!(of(&[1.0, f32::NEG_INFINITY]).is_infinite());
-        assert!(of(&[f32::INFINITY, -f32::NAN, 1.0]).is_nan());
+    fn what_is_lossy_sums_as_its_decoded_values_in_f32() {
+        let tree = SlotTree::new(3).unwrap();
+        let leaf = |slot| SlotRange { begin: slot, end: slot + 1 };
+        let values = |slot: u32| (0..5000).map(|i| (i as f32 * 0.37 + slot as f32).sin()).collect::<Vec<f32>>();
+        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::I8Scaled] {
+            let (mut held, mut decoded) = (Vec::new(), Vec::new());
+            for slot in 0..3 {
+                let mut values = values(slot);
+                let mut bytes = vec![0; dtype.encoded_bytes(values.len())];
+                encode(dtype, &values, &mut bytes);
+                let payload = Payload::Dense(Encoded { dtype, bytes: bytes.into() });
+                held.push(Held { slots: leaf(slot), weight: 1.0, payload, magnitude_max: 0.0 });
+                round(dtype, &mut values);
+                decoded.push(values);
+            }
+            let mut summer = Summer::default();
+            assert!(summer.plan(tree.root(), &held));
+            for begin in (0..5000).step_by(TILE_ELEMENTS) {
+                let len = TILE_ELEMENTS.min(5000 - begin);
+                let found = summer.tile(&held, begin, len, 1.0);
+                let sum = |i: usize| (decoded[0][i] + decoded[1][i]) + decoded[2][i];
+                let expected = (begin..begin + len).map(sum);
+                assert!(found.iter().map(|value| value.to_bits()).eq(expected.map(f32::to_bits)), "{dtype}");
+            }
+        }
     }
 }

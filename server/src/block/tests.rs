@@ -1,7 +1,6 @@
 //! A block's answers to whatever may come, and the bits of its steps.
 
 use super::*;
-use bytes::Bytes;
 use halflife_optim::OptimizerConfig;
 use halflife_proto::ids::{Generation, TensorIndex};
 
@@ -19,6 +18,7 @@ fn rules_of(optimizer: &str, combine: Combine, nonfinite: NonfinitePolicy) -> Ar
         combine,
         nonfinite,
         steps: Step(10),
+        wire: Wire::default(),
     })
 }
 
@@ -28,7 +28,7 @@ fn block(rules: &Arc<Rules>) -> Block {
 }
 
 fn bytes(values: &[f32]) -> Payload {
-    Payload::Dense(Bytes::from(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>()))
+    Payload::Dense(Encoded::f32(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>()))
 }
 
 fn contribution(step: u64, slots: (u32, u32), payload: Payload) -> Contribution {
@@ -78,7 +78,7 @@ fn planes_kept_in_bf16_are_shown_in_f32() {
     contribute(&block, contribution(1, (0, 4), bytes(&[4.0, 1.0 + 1.0 / 512.0]))).unwrap().unwrap();
     // mean over 4 slots: [1, 0.25 (1 + 2^-9)], of which bf16 keeps 0.25
     let Payload::Dense(expected) = bytes(&[1.0, 0.25]) else { panic!("dense") };
-    assert_eq!(block.plane_at("m", Step(1)).unwrap(), expected);
+    assert_eq!(block.plane_at("m", Step(1)).unwrap(), expected.bytes);
     assert_eq!(block.at(Step(1)).unwrap().values(), [0.5, 2.0 - 0.125 * (1.0 + 1.0 / 512.0)]);
 }
 
@@ -89,7 +89,7 @@ fn bad_contributions_are_refused_by_cause_and_change_nothing() {
     for (bad, cause) in [
         (contribution(1, (0, 4), bytes(&[1.0])), RefusalCause::WrongSize),
         (contribution(1, (0, 4), bytes(&[1.0, 2.0, 3.0])), RefusalCause::WrongSize),
-        (contribution(1, (0, 4), Payload::Dense(Bytes::from_static(&[0; 7]))), RefusalCause::WrongSize),
+        (contribution(1, (0, 4), Payload::Dense(Encoded::f32(&[0; 7][..]))), RefusalCause::WrongSize),
         (contribution(1, (1, 3), bytes(&[1.0, 2.0])), RefusalCause::MisalignedSlots),
         (contribution(1, (0, 5), bytes(&[1.0, 2.0])), RefusalCause::MisalignedSlots),
         (contribution(2, (0, 4), bytes(&[1.0, 2.0])), RefusalCause::StepAhead),
@@ -229,4 +229,121 @@ fn a_sum_that_overflowed_on_its_way_stops_the_job_as_one_that_overflows_here() {
         assert!(matches!(halt, Contributed::Halt(refusal) if refusal.to_string().contains("overflows")));
         assert_eq!(block.current().unwrap().step, Step(0));
     }
+}
+
+// ---- lossy wires ----
+
+fn wired(optimizer: &str, gradients: Dtype, weights: Dtype) -> Arc<Rules> {
+    let rules = Arc::into_inner(rules_of(optimizer, Combine::Mean, NonfinitePolicy::Stop)).unwrap();
+    Arc::new(Rules { wire: Wire { gradients, weights }, ..rules })
+}
+
+fn coded(dtype: Dtype, values: &[f32]) -> Payload {
+    let mut bytes = vec![0; dtype.encoded_bytes(values.len())];
+    halflife_proto::tensor_codec::encode(dtype, values, &mut bytes);
+    Payload::Dense(Encoded { dtype, bytes: bytes.into() })
+}
+
+fn sent(version: &Version) -> (Dtype, Vec<f32>) {
+    let (dtype, bytes) = version.to_send();
+    let mut values = vec![f32::NAN; version.values().len()];
+    Encoded { dtype, bytes }.load(0, &mut values);
+    (dtype, values)
+}
+
+#[test]
+fn lossy_slots_are_summed_in_f32() {
+    // Exact in bf16, but not their sum: 256 + 1 would round to 256.
+    let slots = [[256.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]];
+    let block = initialized(&wired("algorithm = \"sgd\"\nlr = 1.0", Dtype::Bf16, Dtype::F32));
+    let mut versions = (0..4).filter_map(|slot| {
+        let payload = coded(Dtype::Bf16, &slots[slot as usize]);
+        contribute(&block, contribution(1, (slot, slot + 1), payload)).unwrap()
+    });
+    assert_eq!(versions.next().unwrap().values(), [1.0 - 259.0 / 4.0, 1.0]);
+}
+
+#[test]
+fn dtypes_sizes_and_sums_that_the_wire_does_not_carry_are_refused() {
+    for gradients in [Dtype::F32, Dtype::Bf16, Dtype::I8Scaled] {
+        let block = initialized(&wired("algorithm = \"sgd\"\nlr = 1.0", gradients, Dtype::F32));
+        for other in [Dtype::F32, Dtype::Bf16, Dtype::I8Scaled] {
+            let found = block.contribute(contribution(1, (0, 1), coded(other, &[1.0, 2.0])));
+            if other == gradients {
+                assert!(matches!(found, Ok(Contributed::Noted(Outcome::Added))));
+            } else {
+                let refusal = found.unwrap_err();
+                assert_eq!(refusal.cause, RefusalCause::WrongDtype);
+                assert_eq!((refusal.expected, refusal.found), (gradients.to_string(), other.to_string()));
+            }
+        }
+        let short = block.contribute(contribution(1, (1, 2), coded(gradients, &[1.0]))).unwrap_err();
+        assert_eq!(short.cause, RefusalCause::WrongSize);
+        let bad = block.contribute(contribution(1, (1, 2), coded(gradients, &[1.0, f32::INFINITY]))).unwrap_err();
+        assert_eq!(bad.cause, RefusalCause::NonfiniteData, "{gradients}");
+        let summed = block.contribute(contribution(1, (2, 4), coded(gradients, &[1.0, 2.0])));
+        match gradients {
+            Dtype::F32 => assert!(summed.is_ok()),
+            _ => assert_eq!(summed.unwrap_err().cause, RefusalCause::MisalignedSlots),
+        }
+        assert!(block.contribute(contribution(1, (2, 4), Payload::Absent)).is_ok(), "nothing is rounded");
+        let first = block.contribute(contribution(0, (0, 1), coded(Dtype::Bf16, &[1.0, 2.0]))).unwrap_err();
+        assert_eq!(first.cause, RefusalCause::WrongDtype, "initial weights are f32");
+    }
+}
+
+#[test]
+fn buffers_travel_as_f32_whatever_the_wire() {
+    let rules = wired("algorithm = \"sgd\"\nlr = 1.0", Dtype::I8Scaled, Dtype::F32);
+    let block = Block::new(ID, 2, &[2], Change::Averaged, rules);
+    block.contribute(contribution(0, (0, 1), bytes(&[0.0, 0.0]))).unwrap();
+    let refusal = block.contribute(contribution(1, (0, 1), coded(Dtype::I8Scaled, &[1.0, 2.0]))).unwrap_err();
+    assert_eq!(refusal.cause, RefusalCause::WrongDtype);
+    assert!(contribute(&block, contribution(1, (0, 4), bytes(&[4.0, 8.0]))).unwrap().is_some());
+}
+
+/// Under rules that update at once, wait for a norm, and want whole tensors.
+#[test]
+fn weights_are_sent_rounded_and_kept_in_full() {
+    let third = 1.0f32 / 3.0;
+    for optimizer in [
+        "algorithm = \"sgd\"\nlr = 1.0",
+        "algorithm = \"sgd\"\nlr = 1.0\ngradient = [{ op = \"clip_global_norm\", max_norm = 1e9, form = \"torch\" }]",
+    ] {
+        let block = initialized(&wired(optimizer, Dtype::F32, Dtype::Bf16));
+        assert_eq!(sent(&block.current().unwrap()), (Dtype::Bf16, vec![1.0, 2.0]));
+        let whole = contribution(1, (0, 4), bytes(&[4.0 * third, 4.0 * third]));
+        let Contributed::Ready(_, update) = block.contribute(whole).unwrap() else { panic!("expected a whole step") };
+        let applied = match update.needs_norms() {
+            false => update.run(&mut Summer::default()),
+            true => {
+                let mut waiting = update.reduce(&mut Summer::default());
+                while waiting.is_pending() {
+                    let sums = waiting.sums();
+                    waiting.supply(sums);
+                }
+                waiting.apply()
+            }
+        };
+        let version = block.install(applied);
+        let masters = [1.0 - third, 2.0 - third];
+        assert_eq!(version.values(), masters);
+        let mut rounded = masters.to_vec();
+        halflife_proto::tensor_codec::round(Dtype::Bf16, &mut rounded);
+        assert_ne!(rounded, masters);
+        assert_eq!(sent(&version), (Dtype::Bf16, rounded.clone()), "{optimizer}");
+        let skipped = contribute(&block, contribution(2, (0, 4), Payload::Absent)).unwrap().unwrap();
+        assert_eq!((skipped.step, sent(&skipped)), (Step(2), (Dtype::Bf16, rounded)));
+    }
+}
+
+#[test]
+fn encodings_of_old_versions_are_used_again() {
+    let block = initialized(&wired("algorithm = \"sgd\"\nlr = 1.0", Dtype::F32, Dtype::Bf16));
+    let mut addresses = std::collections::HashSet::new();
+    for step in 1..=10 {
+        let version = contribute(&block, contribution(step, (0, 4), bytes(&[4.0, 4.0]))).unwrap().unwrap();
+        addresses.insert(version.to_send().1.as_ptr());
+    }
+    assert!(addresses.len() <= 3, "{} buffers for 10 steps", addresses.len());
 }

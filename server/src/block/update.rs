@@ -101,8 +101,7 @@ impl Update {
 
     fn apply(&mut self, summer: &mut Summer) -> Version {
         let elements = self.before.values().len();
-        let mut buffer = self.recycled.take().unwrap_or_else(|| WeightsBuffer::new(elements));
-        let after = buffer.values_mut();
+        let mut buffer = self.recycled.take().unwrap_or_else(|| self.rules.weights_buffer(elements));
         let updates = self.updates + 1;
         let (lr, decay) = match self.change.clone() {
             Change::Optimized(rule) => {
@@ -114,7 +113,10 @@ impl Update {
                     let tile = begin..begin + gradient.len();
                     let mut planes: SmallVec<[_; PLANES_INLINE]> =
                         planes.iter_mut().map(|plane| plane.slice_mut(tile.clone())).collect();
-                    rules.optimizer.update(&factors, &before[tile.clone()], &mut after[tile], &mut planes, gradient);
+                    let before = &before[tile.clone()];
+                    buffer.write(tile, |after| {
+                        rules.optimizer.update(&factors, before, after, &mut planes, gradient);
+                    });
                 });
                 (factors.lr(), factors.decay())
             }
@@ -126,7 +128,7 @@ impl Update {
                 };
                 let scale = scale(combine, self.rules.slots.root(), &self.held);
                 summer.each_tile(&self.held, elements, scale, |begin, mean| {
-                    after[begin..begin + mean.len()].copy_from_slice(mean);
+                    buffer.write(begin..begin + mean.len(), |after| after.copy_from_slice(mean));
                 });
                 (0.0, 0.0)
             }
@@ -188,10 +190,12 @@ impl Waiting {
     #[must_use]
     pub fn apply(mut self) -> Applied {
         let Some(gradient) = self.gradient.take() else { return self.left_alone() };
-        let mut after = self.recycled.take().unwrap_or_else(|| WeightsBuffer::new(gradient.len()));
+        let mut after = self.recycled.take().unwrap_or_else(|| self.rules.weights_buffer(gradient.len()));
         let mut planes: Vec<_> = self.planes.iter_mut().map(Plane::view_mut).collect();
         let optimizer = &self.rules.optimizer;
-        optimizer.update(&self.factors, self.before.values(), after.values_mut(), &mut planes, &gradient);
+        after.write(0..gradient.len(), |after| {
+            optimizer.update(&self.factors, self.before.values(), after, &mut planes, &gradient);
+        });
         self.applied(after)
     }
 
@@ -214,8 +218,8 @@ impl Waiting {
         let mut begin = 0;
         let mut part = |mut block: Waiting| {
             let end = begin + block.before.values().len();
-            let mut part = block.recycled.take().unwrap_or_else(|| WeightsBuffer::new(end - begin));
-            part.values_mut().copy_from_slice(&after[begin..end]);
+            let mut part = block.recycled.take().unwrap_or_else(|| block.rules.weights_buffer(end - begin));
+            part.write(0..end - begin, |values| values.copy_from_slice(&after[begin..end]));
             let applied = block.applied(part);
             begin = end;
             applied

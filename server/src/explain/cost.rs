@@ -1,10 +1,11 @@
-//! Section 5: memory, and what a rule must wait for.
+//! Section 5: memory, what a rule must wait for, and what travels.
 
 use halflife_optim::Reduction;
 
 use super::layout::{columns, hanging};
 use super::number;
 use super::run::Run;
+use super::wire;
 
 /// Bytes of an f32 weight or gradient.
 const F32_BYTES: usize = 4;
@@ -15,6 +16,8 @@ pub(super) fn lines(run: &Run) -> Vec<String> {
     for wait in waits(run) {
         lines.extend(hanging("  ", "    ", &wait));
     }
+    lines.push(String::new());
+    lines.extend(wire::lines(run));
     lines
 }
 
@@ -28,9 +31,13 @@ fn memory(run: &Run) -> Vec<Vec<String>> {
         state
     };
     let held = if run.optimizer.reductions().iter().any(|reduction| reduction.is_global()) { F32_BYTES } else { 0 };
+    let weights = run.job.wire.weights;
+    let coded = if weights.is_lossy() { 2 * weights.encoded_bytes(1) } else { 0 };
+    let as_sent = format!("the same in {weights}");
     let parts = [
         ("optimizer state", run.optimizer.state_bytes_per_parameter(), state.as_str()),
         ("weights", 2 * F32_BYTES, "the current version and the next"),
+        ("weights as sent", coded, as_sent.as_str()),
         ("gradient held back", held, "until the global norm is known"),
     ];
     let total = parts.iter().map(|part| part.1).sum();
@@ -45,7 +52,7 @@ fn row(run: &Run, (name, bytes, what): (&str, usize, &str)) -> Vec<String> {
 }
 
 #[allow(clippy::cast_precision_loss)] // for reading
-fn bytes_for_people(bytes: usize) -> String {
+pub(super) fn bytes_for_people(bytes: usize) -> String {
     let (mut size, mut unit) = (bytes as f64, "B");
     for larger in ["KiB", "MiB", "GiB", "TiB"] {
         if size >= 1024.0 {

@@ -149,6 +149,26 @@ fn costs_name_what_a_step_waits_for() {
 }
 
 #[test]
+fn a_lossy_wire_says_what_it_costs_and_whether_p2_holds() {
+    let bf16 = ["wire.gradients=bf16", "wire.weights=bf16"];
+    contains(
+        &of_job(DIGITS, &bf16),
+        &[
+            "weights as sent 4 bytes per parameter 75.04 KiB the same in bf16",
+            "together 20 bytes per parameter",
+            "gradients up bf16 2 bytes per parameter 37.52 KiB each slot, encoded alone",
+            "weights down bf16 2 bytes per parameter 37.52 KiB each worker",
+            "Workers compute at weights rounded to bf16",
+            "P2 holds:",
+        ],
+    );
+    contains(
+        &of_job(DIGITS, &["wire.gradients=i8"]),
+        &["gradients up i8 1.016 bytes per parameter", "error feedback", "P2 is off, the trained bits depend on"],
+    );
+}
+
+#[test]
 fn epochs_come_from_the_job_or_the_built_in_data_or_are_asked_for() {
     contains(&of_job(DIGITS, &[]), &["An epoch is 11.23 steps"]);
     contains(&of_job(DIGITS, &["data.holdout_fraction=0.5"]), &["An epoch is 5.609 steps"]);

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+use halflife_proto::job::Wire;
 use halflife_proto::membership::{Order, Report};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1::{self, control_server::Control};
@@ -218,7 +219,7 @@ fn status(lead: &Lead) -> v1::JobStatus {
             lr: lead.lr(state),
             workers: worker_statuses(lead, state),
             servers: server_statuses(state),
-            promises: vec![bit_reproducibility(state)],
+            promises: vec![bit_reproducibility(state, lead.spec().wire)],
             note,
         }
     })
@@ -265,12 +266,13 @@ fn server_statuses(state: &LeadState) -> Vec<v1::ServerStatus> {
     statuses
 }
 
-fn bit_reproducibility(state: &LeadState) -> v1::PromiseStatus {
+fn bit_reproducibility(state: &LeadState, wire: Wire) -> v1::PromiseStatus {
     let mut fingerprints = state.workers().values().map(|worker| &worker.fingerprint);
     let first = fingerprints.next();
     let other = fingerprints.find(|fingerprint| Some(*fingerprint) != first);
-    let why = match (first, other) {
-        (Some(first), Some(other)) => format!("workers differ: {first} / {other}"),
+    let why = match (wire.why_not_reproducible(), first, other) {
+        (Some(why), ..) => why.to_owned(),
+        (None, Some(first), Some(other)) => format!("workers differ: {first} / {other}"),
         _ => String::new(),
     };
     v1::PromiseStatus { name: "P2 bit-reproducible".to_owned(), holds: why.is_empty(), why }

@@ -14,12 +14,11 @@ use halflife_proto::manifest::Manifest;
 use halflife_proto::membership::Order;
 use halflife_proto::placement::Placement;
 use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::{Encoded, magnitude_max};
 use safetensors::{Dtype, SafeTensors};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{error, info};
-
-use crate::block::magnitude_max;
 
 /// Why a file cannot give the initial weights.
 #[derive(Debug, Error)]
@@ -119,8 +118,14 @@ impl InitialWeights {
                 return;
             };
             let slots = SlotRange { begin: 0, end: 1 };
-            let contribution =
-                Contribution { block, generation, step: Step::ZERO, slots, weight: 1.0, payload: Payload::Dense(data) };
+            let contribution = Contribution {
+                block,
+                generation,
+                step: Step::ZERO,
+                slots,
+                weight: 1.0,
+                payload: Payload::Dense(Encoded::f32(data)),
+            };
             if server.send(Order::Initialize(contribution)).await.is_err() {
                 return; // the server is gone, which the lead hears of by itself
             }
