@@ -27,7 +27,8 @@ use crate::{Outcome, first, stopped};
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Bench {
     /// URL of the lead of a cluster to measure. Without it, own servers.
-    #[arg(long, value_name = "URL", env = "HALFLIFE_SERVER")]
+    // Not from the environment: a forgotten variable would load a cluster.
+    #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Size of the model: so many elements in four tensors. 4,194,304 unless a model is named.
     #[arg(long, value_name = "N", group = "model")]

@@ -73,30 +73,30 @@ fn fail(error: &dyn Error) -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Outcome<ExitCode> {
-    let mut signal = signals::listen()?;
-    let outputs = match &arguments.command {
-        Command::Train(train) => &train.outputs,
-        Command::Local(local) => &local.outputs,
-        Command::Bench(bench) => return bench_command::run(bench, signal).await,
-        Command::BenchProcess => return Ok(halflife_worker::bench::run_process().await),
-    };
+    let signal = signals::listen()?;
+    match &arguments.command {
+        Command::Train(train) => see_through(run_train(train, signal.clone()), &train.outputs, signal).await,
+        Command::Local(local) => see_through(run_local(local, signal.clone()), &local.outputs, signal).await,
+        Command::Bench(bench) => bench_command::run(bench, signal).await,
+        // Signals are for the process that started it: a terminal sends Ctrl-C to both.
+        Command::BenchProcess => Ok(halflife_worker::bench::run_process().await),
+    }
+}
+
+/// Trains to the end, or to one in good time after a signal.
+async fn see_through(
+    training: impl Future<Output = Outcome<End>>,
+    outputs: &Outputs,
+    mut signal: watch::Receiver<Option<Signal>>,
+) -> Outcome<ExitCode> {
     check_writable(outputs)?;
     let end = tokio::select! {
-        end = carry_out(&arguments.command, signal.clone()) => end?,
+        end = training => end?,
         by = overdue(signal.clone()) => return Ok(stopped(by, &"connections were still open")),
     };
     match end {
         End::Finished(finished) => write_outcome(&finished, outputs),
         End::Stopped { step, steps } => Ok(stopped(first(&mut signal).await, &Standing { step, steps })),
-    }
-}
-
-async fn carry_out(command: &Command, signal: watch::Receiver<Option<Signal>>) -> Outcome<End> {
-    match command {
-        Command::Train(arguments) => run_train(arguments, signal).await,
-        Command::Local(arguments) => run_local(arguments, signal).await,
-        // These have ends of their own.
-        Command::Bench(_) | Command::BenchProcess => unreachable!("carried out before"),
     }
 }
 

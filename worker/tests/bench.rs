@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 fn bench(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_halflife-worker"));
-    command.arg("bench").args(arguments).env_remove("RUST_LOG").env_remove("HALFLIFE_SERVER");
+    command.arg("bench").args(arguments).env_remove("RUST_LOG");
     command
 }
 

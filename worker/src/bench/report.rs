@@ -189,8 +189,8 @@ impl fmt::Display for Report {
         let where_ = if *servers == 0 { "servers elsewhere".to_owned() } else { format!("{servers} server(s)") };
         writeln!(
             f,
-            "{}: {parameters} parameters, {where_}, {} worker(s), blocks of {block_elements}, gradients {}, weights {}",
-            settings.shape.name(),
+            "{}{parameters} parameters, {where_}, {} worker(s), blocks of {block_elements}, gradients {}, weights {}",
+            settings.shape.name().map_or(String::new(), |name| format!("{name}: ")),
             settings.workers,
             settings.wire_of(&[]).gradients.name(),
             settings.wire_of(&[]).weights.name(),

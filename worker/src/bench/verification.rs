@@ -90,12 +90,12 @@ impl fmt::Display for Verification {
         let Verification { positions, versions, gaps, mismatches, step, .. } = self;
         match (self.passed(), self.level) {
             (true, Level::Bits) => {
-                write!(f, "every bit at {positions} positions in {versions} versions of the weights")
+                write!(f, "every bit at {positions} positions in {versions} version(s) of the weights")
             }
             (true, Level::RoundedToBf16) => {
                 write!(
                     f,
-                    "every bit after rounding to bf16 at {positions} positions in {versions} versions of the weights"
+                    "every bit after rounding to bf16 at {positions} positions in {versions} version(s) of the weights"
                 )
             }
             (true, Level::StepsOnly) => write!(f, "that every step up to {step} came once"),
