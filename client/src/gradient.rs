@@ -22,7 +22,7 @@ pub struct NodeGradient {
     pub values: Vec<f32>,
     /// Tensors that no slot of the node has a gradient for.
     pub absent: TensorSet,
-    /// Whether some slot held NaN or infinity.
+    /// Whether some slot held NaN, infinity or a value that the job's dtype for gradients cannot carry.
     pub nonfinite: bool,
     /// Sum of the slots' weights.
     pub weight: f64,

@@ -159,7 +159,8 @@ impl Member {
         Ok(())
     }
 
-    /// Sends the gradient of one node of `step`. Returns when it is queued for every server.
+    /// Sends the gradient of one node of `step`, which is a single slot where gradients travel in a lossy
+    /// dtype. Returns when it is queued for every server.
     ///
     /// # Errors
     /// [`ClientError::BadContribution`] for a gradient that does not fit the job; as

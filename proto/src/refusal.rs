@@ -35,7 +35,7 @@ pub enum RefusalCause {
     WrongDtype,
     /// Tensor data of another length.
     WrongSize,
-    /// Slots that are not a node of the slot tree.
+    /// Slots that are not a node of the slot tree, or several in a dtype that carries single slots.
     MisalignedSlots,
     /// A contribution to a step beyond the next.
     StepAhead,

@@ -227,10 +227,12 @@ impl Block {
             Payload::Dense(data) => data.magnitude_max(),
             Payload::Absent | Payload::Nonfinite => 0.0,
         };
-        if !magnitude_max.is_finite() && (contribution.slots.count() > 1 || self.rules.combine == Combine::WeightedMean)
-        {
+        let weighted =
+            self.rules.combine == Combine::WeightedMean && !self.contribution_dtype(contribution.step).is_lossy();
+        if !magnitude_max.is_finite() && (contribution.slots.count() > 1 || weighted) {
             // Each slot was finite, or it would have come as nonfinite: it is their sum that overflowed
-            // on its way here, which must end as it would have ended here.
+            // on its way here, which must end as it would have ended here. (What a lossy wire cannot
+            // carry, weighted or not, comes as nonfinite too.)
             let (step, slots) = (contribution.step, contribution.slots);
             let message = format!("the gradient sum of {step}, {slots} overflows f32 in {}", self.id);
             return Ok(Contributed::Halt(Refusal::new(RefusalCause::NonfiniteData, message)));

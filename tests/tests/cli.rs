@@ -231,6 +231,17 @@ fn a_follower_checks_the_job_it_was_told_to_expect() {
     );
 }
 
+#[test]
+fn a_lead_warns_where_the_bits_depend_on_the_workers() {
+    for (gradients, warns) in [("i8", true), ("bf16", false)] {
+        let wire = format!("wire.gradients={gradients}");
+        let (lead, _) = Process::server(&["--config", &example("digits.toml"), "--set", &wire]);
+        lead.signal("TERM");
+        let said = lead.finish().stderr;
+        assert_eq!(said.contains("P2 is off") && said.contains("error feedback"), warns, "{gradients}: {said}");
+    }
+}
+
 fn report(arguments: &[&str]) -> Value {
     let directory = TempDir::new().expect("a directory");
     let path = directory.path().join("report.json");

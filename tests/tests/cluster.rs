@@ -231,14 +231,25 @@ fn norms_over_tensors_and_the_model_change_no_bit_either() {
     }
 }
 
-/// Workers that are killed, told to go, and come in between do not change a bit.
 #[test]
 fn workers_that_die_leave_and_join_change_no_bit() {
+    workers_come_and_go(3000, &[SMALL_BLOCKS]);
+}
+
+#[test]
+fn workers_that_die_leave_and_join_change_no_bit_of_a_bf16_wire_either() {
+    workers_come_and_go(2000, &[SMALL_BLOCKS, "wire.gradients=bf16", "wire.weights=bf16"]);
+}
+
+/// Workers that are killed, told to go, and come in between do not change a bit.
+fn workers_come_and_go(steps: u32, settings: &[&str]) {
     let directory = TempDir::new().expect("a directory");
     let path = directory.path().join("report.json");
     let shown = path.to_str().expect("a path");
     let job = job();
-    let settings = ["--config", &job, "--set", SMALL_BLOCKS, "--set", "job.steps=3000"];
+    let steps = format!("job.steps={steps}");
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let settings = [&["--config", &job, "--set", &steps][..], &settings].concat();
     let reference = Process::start("halflife-worker", &[&["local", "--report", shown], &settings[..]].concat());
     succeeded(&reference.finish());
     let expected = digest(&report(&path));

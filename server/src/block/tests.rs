@@ -305,14 +305,19 @@ fn buffers_travel_as_f32_whatever_the_wire() {
 /// Under rules that update at once, wait for a norm, and want whole tensors.
 #[test]
 fn weights_are_sent_rounded_and_kept_in_full() {
-    let third = 1.0f32 / 3.0;
+    let rounded = |values: &[f32]| {
+        let mut values = values.to_vec();
+        halflife_proto::tensor_codec::round(Dtype::Bf16, &mut values);
+        values
+    };
     for optimizer in [
         "algorithm = \"sgd\"\nlr = 1.0",
         "algorithm = \"sgd\"\nlr = 1.0\ngradient = [{ op = \"clip_global_norm\", max_norm = 1e9, form = \"torch\" }]",
+        "preset = \"pytorch-adafactor\"\nlr = 0.1",
     ] {
         let block = initialized(&wired(optimizer, Dtype::F32, Dtype::Bf16));
         assert_eq!(sent(&block.current().unwrap()), (Dtype::Bf16, vec![1.0, 2.0]));
-        let whole = contribution(1, (0, 4), bytes(&[4.0 * third, 4.0 * third]));
+        let whole = contribution(1, (0, 4), bytes(&[4.0 / 3.0, 4.0 / 7.0]));
         let Contributed::Ready(_, update) = block.contribute(whole).unwrap() else { panic!("expected a whole step") };
         let applied = match update.needs_norms() {
             false => update.run(&mut Summer::default()),
@@ -322,19 +327,30 @@ fn weights_are_sent_rounded_and_kept_in_full() {
                     let sums = waiting.sums();
                     waiting.supply(sums);
                 }
-                waiting.apply()
+                match block.rules.optimizer.needs_whole_tensors() {
+                    true => Waiting::apply_tensor(vec![waiting], &[2]).remove(0),
+                    false => waiting.apply(),
+                }
             }
         };
         let version = block.install(applied);
-        let masters = [1.0 - third, 2.0 - third];
-        assert_eq!(version.values(), masters);
-        let mut rounded = masters.to_vec();
-        halflife_proto::tensor_codec::round(Dtype::Bf16, &mut rounded);
-        assert_ne!(rounded, masters);
-        assert_eq!(sent(&version), (Dtype::Bf16, rounded.clone()), "{optimizer}");
-        let skipped = contribute(&block, contribution(2, (0, 4), Payload::Absent)).unwrap().unwrap();
-        assert_eq!((skipped.step, sent(&skipped)), (Step(2), (Dtype::Bf16, rounded)));
+        assert_ne!(rounded(version.values()), version.values(), "{optimizer}");
+        let expected = (Dtype::Bf16, rounded(version.values()));
+        assert_eq!(sent(&version), expected, "{optimizer}");
+        let skipped = contribute(&block, contribution(2, (0, 4), Payload::Absent));
+        if let Some(skipped) = skipped.unwrap().filter(|_| !block.rules.reduces()) {
+            assert_eq!((skipped.step, sent(&skipped)), (Step(2), expected));
+        }
     }
+}
+
+#[test]
+fn infinity_in_lossy_data_is_refused_even_where_slots_are_weighted() {
+    let rules = Arc::into_inner(rules(Combine::WeightedMean, NonfinitePolicy::Stop)).unwrap();
+    let wire = Wire { gradients: Dtype::Bf16, weights: Dtype::F32 };
+    let block = initialized(&Arc::new(Rules { wire, ..rules }));
+    let infinite = contribution(1, (0, 1), coded(Dtype::Bf16, &[f32::INFINITY, 0.0]));
+    assert_eq!(block.contribute(infinite).unwrap_err().cause, RefusalCause::NonfiniteData);
 }
 
 #[test]
