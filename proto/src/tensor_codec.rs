@@ -118,12 +118,16 @@ pub fn magnitude_max(bytes: &[u8]) -> f32 {
     f32::from_bits(bits)
 }
 
-fn words(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
-    bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word))
+/// A copy, on the machines that order bytes as the wire does.
+#[cfg(target_endian = "little")]
+fn load(bytes: &[u8], target: &mut [f32]) {
+    bytemuck::cast_slice_mut::<f32, u8>(target).copy_from_slice(bytes);
 }
 
+#[cfg(target_endian = "big")]
 fn load(bytes: &[u8], target: &mut [f32]) {
-    target.iter_mut().zip(words(bytes)).for_each(|(value, word)| *value = word);
+    let (words, _) = bytes.as_chunks::<4>();
+    target.iter_mut().zip(words).for_each(|(value, word)| *value = f32::from_le_bytes(*word));
 }
 
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]

@@ -2,7 +2,7 @@
 //!
 //! The map, from the wire inwards:
 //! - [`server`] starts and ends a whole server; `main.rs` is its command line.
-//! - [`connections`] accepts TCP and Unix sockets and speaks HTTP/2 on them.
+//! - [`allocator`] keeps freed memory; [`connections`] accepts TCP and Unix sockets and speaks HTTP/2 on them.
 //! - [`data_service`] and [`lead::control_service`] are the edges: parse, call, answer.
 //!   `outbox` holds what waits to be sent to one worker.
 //! - [`shard`] is the part of a job one server holds; [`node`] carries out the lead's orders on it;
@@ -12,6 +12,7 @@
 //! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
 //! - [`config`] reads the job file; [`explain`] says what it means. `registry` is the one file that touches dashmap.
 
+pub mod allocator;
 pub mod block;
 pub mod compute;
 pub mod config;

@@ -62,6 +62,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    halflife_server::allocator::keep_freed_memory();
     let line = CommandLine::parse();
     match line.command {
         Some(Command::Explain(arguments)) => explain(&arguments),

@@ -36,6 +36,7 @@ const END_WITHIN: Duration = Duration::from_millis(1700);
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
+    halflife_server::allocator::keep_freed_memory();
     use_one_thread_per_gradient();
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
