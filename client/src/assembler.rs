@@ -1,73 +1,75 @@
-//! The task that owns the assembly: takes in what the streams' readers bring, publishes versions.
+//! The task that owns the assembly: reads the streams of all servers in turn, publishes versions.
 //!
-//! It never waits for the member. Copies run inline: one block is tens of microseconds to copy, a
-//! hand-over to another thread would cost small models more than that.
+//! It never waits for the member. What comes is copied right where it is read: handing it to another
+//! task would cost small models more than the copy, and one task at a time can own the arena. The
+//! connections themselves are read by tasks of their own, so servers do not wait for each other's copies
+//! before a window is full.
 
-use std::sync::Arc;
-
-use halflife_proto::contribution::BlockWeights;
-use halflife_proto::ids::ServerIndex;
-use tokio::sync::mpsc;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 
 use crate::assembly::Assembly;
 use crate::error::ClientError;
+use crate::server_stream::{Content, ServerReader};
 use crate::session::SessionHandle;
 
-/// Tensor data queued between the readers and the assembler at most, in bytes.
-const QUEUE_BYTES_MAX: u64 = 64 << 20;
-/// Messages queued at most, however small the blocks.
-const QUEUE_MESSAGES_MAX: u64 = 256;
+/// Other tasks of the thread get their turn after so many bytes: about 60 us.
+const BYTES_AT_A_TIME: usize = 1 << 20;
 
-/// What a stream's reader brings.
-pub(crate) struct Arrival {
-    pub(crate) server: ServerIndex,
-    pub(crate) content: Content,
-}
-
-/// See [`Arrival`].
-pub(crate) enum Content {
-    Weights(BlockWeights),
-    /// The stream is at its end; nothing more comes from this server.
-    End {
-        cause: String,
-    },
-}
-
-/// The queue from the readers to the assembler, for blocks of this size.
-pub(crate) fn queue(block_elements: u64) -> (mpsc::Sender<Arrival>, mpsc::Receiver<Arrival>) {
-    let block_bytes = block_elements.saturating_mul(size_of::<f32>() as u64).max(1);
-    mpsc::channel((QUEUE_BYTES_MAX / block_bytes).clamp(1, QUEUE_MESSAGES_MAX) as usize)
-}
-
-/// Assembles until the readers are gone or something does not fit. `urls` by server index.
-pub(crate) async fn assemble(
-    mut assembly: Assembly,
-    urls: Arc<[String]>,
-    session: SessionHandle,
-    mut arrivals: mpsc::Receiver<Arrival>,
-) {
-    while let Some(Arrival { server, content }) = arrivals.recv().await {
-        let url = urls.get(server.0 as usize).map_or("", String::as_str);
+/// Assembles until the streams are at their end or something does not fit.
+pub(crate) async fn assemble(mut assembly: Assembly, mut readers: Vec<ServerReader>, session: SessionHandle) {
+    let (mut turn, mut copied) = (0, 0);
+    while !readers.is_empty() {
+        let (index, content) = poll_fn(|context| next(&mut readers, turn, &session, context)).await;
+        turn = index + 1;
+        let reader = &readers[index];
         match content {
-            Content::Weights(weights) => match assembly.receive(server, &weights) {
-                Ok(Some(version)) => session.publish(version),
-                Ok(None) => {}
-                Err(violation) => return session.fail(ClientError::bad_weights(url, violation)),
-            },
-            Content::End { cause } => note_end(&assembly, server, url, cause, &session),
+            Content::Weights(weights) => {
+                copied += weights.data.len();
+                match assembly.receive(reader.server(), &weights) {
+                    Ok(Some(version)) => session.publish(version),
+                    Ok(None) => {}
+                    Err(violation) => return session.fail(ClientError::bad_weights(reader.url(), violation)),
+                }
+            }
+            Content::End { cause } => {
+                note_end(&assembly, reader, cause, &session);
+                readers.remove(index);
+            }
+            Content::Malformed(refusal) => return session.fail(ClientError::bad_message(reader.url(), refusal)),
         }
         note_torn(&assembly, &session);
+        if copied >= BYTES_AT_A_TIME {
+            copied = 0;
+            tokio::task::yield_now().await;
+        }
     }
 }
 
+/// What the next reader that has something brings, from number `turn` on, so that none is passed over.
+fn next(
+    readers: &mut [ServerReader],
+    turn: usize,
+    session: &SessionHandle,
+    context: &mut Context<'_>,
+) -> Poll<(usize, Content)> {
+    let count = readers.len();
+    for index in (turn..turn + count).map(|turn| turn % count) {
+        if let Poll::Ready(content) = readers[index].poll_content(session, context) {
+            return Poll::Ready((index, content));
+        }
+    }
+    Poll::Pending
+}
+
 /// A stream that ends is lost, unless the server has sent all it had to.
-fn note_end(assembly: &Assembly, server: ServerIndex, url: &str, cause: String, session: &SessionHandle) {
-    let last_step = session.look().work.last_step();
+fn note_end(assembly: &Assembly, reader: &ServerReader, cause: String, session: &SessionHandle) {
+    let (server, last_step) = (reader.server(), session.look().work.last_step());
     if assembly.has_all_of(server, last_step) {
         return;
     }
     session.note_reach(server, false);
-    session.fail(ClientError::ServerLost { server, url: url.to_owned(), cause });
+    session.fail(ClientError::ServerLost { server, url: reader.url().to_owned(), cause });
 }
 
 fn note_torn(assembly: &Assembly, session: &SessionHandle) {

@@ -1,6 +1,6 @@
 //! The stream to one server: shipments up, weights down.
 //!
-//! Reading and writing are independent: the reader is a task of its own, the writer is polled by the
+//! Reading and writing are independent: the reader is polled by the assembler, the writer by the
 //! connection. Neither waits for the other.
 
 use std::pin::Pin;
@@ -20,7 +20,6 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::Response;
 
-use crate::assembler::{Arrival, Content};
 use crate::block_plan::BlockPlan;
 use crate::bulk::Bulk;
 use crate::connection::call;
@@ -100,31 +99,47 @@ fn read_welcome(
     Ok(welcome.step.map(Step))
 }
 
+/// What a server sends.
+pub(crate) enum Content {
+    Weights(BlockWeights),
+    /// The stream is at its end; nothing more comes from this server.
+    End {
+        cause: String,
+    },
+    /// Something that is no message of this stream.
+    Malformed(Refusal),
+}
+
 impl ServerReader {
-    /// Reads until the stream ends; says there why, unless nobody listens any more.
-    pub(crate) async fn run(mut self, arrivals: mpsc::Sender<Arrival>, session: SessionHandle) {
-        let server = self.server;
-        let cause = loop {
-            let content = match self.responses.message().await {
-                Ok(Some((response, data))) => match self.read(response, data, &session) {
+    /// The server.
+    pub(crate) fn server(&self) -> ServerIndex {
+        self.server
+    }
+
+    /// How it was reached.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What comes next that concerns the weights; after an end or a malformed message it must not be
+    /// asked again. Refusals go to the session.
+    pub(crate) fn poll_content(&mut self, session: &SessionHandle, context: &mut Context<'_>) -> Poll<Content> {
+        loop {
+            return Poll::Ready(match ready!(self.responses.poll_message(context)) {
+                Ok(Some((response, data))) => match self.read(response, data, session) {
                     Ok(Some(weights)) => Content::Weights(weights),
                     Ok(None) => continue,
-                    Err(refusal) => return session.fail(ClientError::bad_message(&self.url, refusal)),
+                    Err(refusal) => Content::Malformed(refusal),
                 },
-                Ok(None) => break "the server closed the stream".to_owned(),
+                Ok(None) => Content::End { cause: "the server closed the stream".to_owned() },
                 Err(status) => {
                     if let Some(refusal) = Refusal::from_status(&status) {
                         session.fail(ClientError::refused(&self.url, refusal));
                     }
-                    break format!("{:?}: {}", status.code(), status_cause(&status));
+                    Content::End { cause: format!("{:?}: {}", status.code(), status_cause(&status)) }
                 }
-            };
-            if arrivals.send(Arrival { server, content }).await.is_err() {
-                return;
-            }
-        };
-        // The assembler knows whether the server still owed anything.
-        let _ = arrivals.send(Arrival { server, content: Content::End { cause } }).await;
+            });
+        }
     }
 
     fn read(

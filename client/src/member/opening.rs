@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::manifest::Manifest;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Member;
-use crate::assembler::{self, Arrival, assemble};
+use crate::assembler::assemble;
 use crate::assembly::Assembly;
 use crate::block_plan::BlockPlan;
 use crate::buffer_pool::BufferPool;
@@ -21,7 +20,7 @@ use crate::layout::Layout;
 use crate::lead::{Admission, Lead};
 use crate::pull::is_other_step_worth_asking;
 use crate::retry::Backoff;
-use crate::server_stream;
+use crate::server_stream::{self, ServerReader};
 use crate::session::SessionHandle;
 use crate::work::WorkState;
 
@@ -53,13 +52,16 @@ impl Member {
         };
         let give_up_after = lead.options.give_up_after;
         member.start_heartbeat(heartbeat_every, give_up_after).await?;
-        let arrivals = member.start_assembler();
+        let mut readers = Vec::new();
         for (index, unix_socket) in unix_sockets.iter().enumerate() {
             let server = ServerIndex(index as u32);
-            if !member.start_local_stream(server, unix_socket, step, &arrivals).await {
-                member.start_stream(server, step, &arrivals, give_up_after).await?;
-            }
+            let reader = match member.start_local_stream(server, unix_socket, step).await {
+                Some(reader) => reader,
+                None => member.start_stream(server, step, give_up_after).await?,
+            };
+            readers.push(reader);
         }
+        member.start_assembler(readers);
         Ok(member)
     }
 
@@ -76,12 +78,10 @@ impl Member {
         Ok(())
     }
 
-    fn start_assembler(&mut self) -> mpsc::Sender<Arrival> {
-        let (sender, arrivals) = assembler::queue(self.job.block_elements);
+    fn start_assembler(&mut self, readers: Vec<ServerReader>) {
         let (plan, elements) = (Arc::clone(&self.plan), self.layout.elements());
         let assembly = Assembly::new(plan, elements, self.job.generation, Step(self.job.steps));
-        self.tasks.spawn(assemble(assembly, Arc::clone(&self.urls), self.session.clone(), arrivals));
-        sender
+        self.tasks.spawn(assemble(assembly, readers, self.session.clone()));
     }
 
     /// Opens the stream to a server on this host through its Unix socket, if it has one and answers
@@ -91,36 +91,27 @@ impl Member {
         server: ServerIndex,
         unix_socket: &str,
         from_step: Option<Step>,
-        arrivals: &mpsc::Sender<Arrival>,
-    ) -> bool {
+    ) -> Option<ServerReader> {
         if unix_socket.is_empty() || !Path::new(unix_socket).exists() {
-            return false;
+            return None;
         }
         let url = format!("unix://{unix_socket}");
         match server_stream::open(&url, server, &self.hello, from_step, &self.plan).await {
-            Ok(opened) => {
-                self.keep_stream(server, opened, arrivals);
-                true
-            }
+            Ok(opened) => Some(self.keep_stream(server, opened)),
             Err(failure) => {
                 tracing::debug!(url, %failure, "no way through the server's Unix socket");
-                false
+                None
             }
         }
     }
 
-    fn keep_stream(
-        &mut self,
-        server: ServerIndex,
-        (stream, reader, step): server_stream::Opened,
-        arrivals: &mpsc::Sender<Arrival>,
-    ) {
+    fn keep_stream(&mut self, server: ServerIndex, (stream, reader, step): server_stream::Opened) -> ServerReader {
         self.session.note_reach(server, true);
         if step.is_none() {
             self.session.change(|session| session.work.note_uninitialized());
         }
-        self.tasks.spawn(reader.run(arrivals.clone(), self.session.clone()));
         self.streams.push(stream);
+        reader
     }
 
     /// Opens the stream to a server. While that fails, the heartbeats say so to the lead.
@@ -128,9 +119,8 @@ impl Member {
         &mut self,
         server: ServerIndex,
         mut from_step: Option<Step>,
-        arrivals: &mpsc::Sender<Arrival>,
         give_up_after: Duration,
-    ) -> Result<(), ClientError> {
+    ) -> Result<ServerReader, ClientError> {
         let url = &self.urls[server.0 as usize];
         let mut backoff = Backoff::new(give_up_after);
         let opened = loop {
@@ -148,7 +138,6 @@ impl Member {
                 return Err(failure.clone());
             }
         };
-        self.keep_stream(server, opened, arrivals);
-        Ok(())
+        Ok(self.keep_stream(server, opened))
     }
 }

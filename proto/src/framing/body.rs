@@ -42,14 +42,25 @@ impl IncomingMessages {
     /// The peer's [`Status`], that of a broken connection, or that of a
     /// [`FramingError`](super::FramingError).
     pub async fn message<M: Message + Default>(&mut self) -> Result<Option<(M, TensorData)>, Status> {
+        poll_fn(|context| self.poll_message(context)).await
+    }
+
+    /// The same for who polls.
+    ///
+    /// # Errors
+    /// As [`IncomingMessages::message`].
+    pub fn poll_message<M: Message + Default>(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<(M, TensorData)>, Status>> {
         loop {
             if let Some(message) = self.reader.next_message()? {
-                return Ok(Some(message));
+                return Poll::Ready(Ok(Some(message)));
             }
             if self.ended {
-                return Ok(None);
+                return Poll::Ready(Ok(None));
             }
-            match poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 None => {
                     self.ended = true;
                     self.reader.check_end()?;

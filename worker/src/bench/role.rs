@@ -87,7 +87,10 @@ async fn take_role(mut orders: Orders) -> Result<(), RoleError> {
             server_process::serve(Part::Follower { lead, expected: None }, compute_threads, orders).await
         }
         Some(Order::Work { lead, shape, wire, patience_s }) => {
-            worker_process::work(&lead, shape, wire, patience_s, orders).await
+            // A task, as in any program that trains from async code: the main thread's own future would be
+            // woken across threads at every step.
+            let working = tokio::spawn(worker_process::work(lead, shape, wire, patience_s, orders));
+            working.await.map_err(RoleError::Panicked)?
         }
         Some(other) => Err(RoleError::unexpected("a new process", &other)),
         None => Ok(()),

@@ -26,13 +26,13 @@ use crate::digest::weights_digest;
 /// # Errors
 /// [`RoleError`].
 pub(super) async fn work(
-    url: &str,
+    url: String,
     shape: ModelShape,
     wire: Wire,
     patience_s: u64,
     mut orders: Orders,
 ) -> Result<(), RoleError> {
-    let mut worker = Worker::join(url, shape, wire, patience_s).await?;
+    let mut worker = Worker::join(&url, shape, wire, patience_s).await?;
     answer(&Answer::Joined(worker.facts.clone()))?;
     let mut bound: Option<BoundWorker> = None;
     while let Some(order) = orders.recv().await {
