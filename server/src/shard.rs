@@ -73,6 +73,7 @@ pub struct Standing {
 }
 
 /// What the compute threads of a server do.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one; boxing would allocate at every step")]
 pub enum ShardJob {
     /// A block's step, the way of nearly all work.
     Update(Arc<Shard>, Arc<Block>, Update),

@@ -254,7 +254,7 @@ impl Running {
         let deadline = Instant::now() + END_WITHIN;
         loop {
             let status = self.lock().processes.get_mut(id.0).map(|process| process.child.try_wait().ok().flatten());
-            let Some(status) = status else { return None };
+            let status = status?;
             if status.is_some() || Instant::now() >= deadline {
                 return status;
             }
