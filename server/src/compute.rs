@@ -29,6 +29,10 @@ pub const INLINE_WORK_MAX: usize = 32 * 1024;
 /// would keep no thread busier.
 const QUEUED_WORK_MAX: usize = 4 << 20;
 
+/// Jobs that have room from the beginning: as many of the smallest as [`QUEUED_WORK_MAX`] lets in, and one more
+/// for each of as many readers.
+const JOBS_AT_FIRST: usize = 2 * QUEUED_WORK_MAX / INLINE_WORK_MAX;
+
 /// Something to compute.
 pub trait Job: Send + 'static {
     /// Computes it, with working memory that is used again.
@@ -64,7 +68,7 @@ impl<J: Job> Compute<J> {
     /// # Errors
     /// When the system refuses a thread.
     pub fn new(threads: usize) -> io::Result<Compute<J>> {
-        let queue = Mutex::new(Queue { jobs: VecDeque::new(), closed: false });
+        let queue = Mutex::new(Queue { jobs: VecDeque::with_capacity(JOBS_AT_FIRST), closed: false });
         let (ready, queued, room) = (Condvar::new(), AtomicUsize::new(0), Notify::new());
         let compute = Compute { shared: Arc::new(Shared { queue, ready, queued, room }), inline: Mutex::default() };
         let threads = if threads == 0 { available_parallelism()?.get() } else { threads };
