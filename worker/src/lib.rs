@@ -5,7 +5,7 @@
 //! - [`data`]: labelled samples and their parts; [`sampling`]: which of them make up a slot.
 //! - [`model`]: loss and gradient.
 //! - [`report`], [`progress`], [`digest`], [`weights_file`]: what a run leaves behind.
-//! - [`bench`]: a load generator with a synthetic model.
+//! - [`mod@bench`]: a load generator with a synthetic model.
 //! - [`threads`]: how many a gradient takes.
 //! - `random`, `permutation`: stateless randomness.
 //!

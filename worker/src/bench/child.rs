@@ -1,8 +1,8 @@
 //! The controller's processes: starting them, ordering, waiting for answers, ending them.
 //!
-//! Promises: an answer is waited for at most [`ANSWER_WITHIN`]; a process that fails or dies is named,
+//! Promises: an answer is waited for at most `ANSWER_WITHIN`; a process that fails or dies is named,
 //! with its reason; of several that end at once the one that died by itself is told, not those that
-//! missed it; none is left when this is dropped or [`Processes::end_all`] was called.
+//! missed it; none is left when this is dropped or [`Running::end_all`] was called.
 
 use std::collections::VecDeque;
 use std::env;

@@ -142,7 +142,8 @@ impl Worker {
             match work {
                 Work::Compute { step, nodes, weights } if weights.step.0 < self.ordered => {
                     self.contribute(step, nodes).await?;
-                    // While the servers are busy.
+                    // While the servers are busy: first the connection's tasks, which wait for this thread.
+                    tokio::task::yield_now().await;
                     self.look_at(&weights);
                 }
                 Work::Finished { ref weights } if weights.step.0 < self.ordered => {
