@@ -46,14 +46,10 @@ pub(super) async fn work(
                 bound = Some(blocking(move || BoundWorker::connect(plan, &addresses, worker)).await??);
                 answer(&Answer::Done)?;
             }
-            (Order::RunBound { steps }, Some(mut kept)) => {
-                let (kept, ran) = blocking(move || {
-                    let ran = kept.run(steps);
-                    (kept, ran)
-                })
-                .await?;
+            (Order::RunBound { steps }, Some(kept)) => {
+                let (kept, ran) = kept.run(steps).await?;
                 bound = Some(kept);
-                answer(&Answer::Ran(ran?))?;
+                answer(&Answer::Ran(ran))?;
             }
             (Order::Usage, kept) => {
                 bound = kept;

@@ -8,8 +8,10 @@
 //! second server to agree with.
 //!
 //! Promises: correct weights, compared with the prediction at the end. Does not: know tensors (the share
-//! is one run under the settings of tensors of no group), or survive anything.
+//! is one run under the settings of tensors of no group), or survive anything. Shares of a few KiB are read and
+//! written by tasks of the runtime instead of threads ([`inline`]).
 
+mod inline;
 pub mod server;
 mod share;
 mod sum;
@@ -27,7 +29,7 @@ use thiserror::Error;
 
 use super::prediction::Course;
 
-/// Shares up to here are read and written by one thread on each side, since handing work to another
+/// Shares up to here are read and written by one task on each side, since handing work to another
 /// takes longer than sending it. Small enough for the system's socket buffers, so that no two wait for
 /// each other.
 const INLINE_BYTES_MAX: usize = 64 << 10;
@@ -90,9 +92,9 @@ impl BoundPlan {
         Course { slots, combine: self.combine, steps: self.steps }
     }
 
-    fn is_inline(&self, server: usize) -> bool {
-        let elements = self.share(server).len();
-        elements <= self.chunk_elements && elements * size_of::<f32>() <= INLINE_BYTES_MAX
+    fn is_inline(&self) -> bool {
+        let largest = (0..self.servers).map(|server| self.share(server).len()).max().unwrap_or(0);
+        largest <= self.chunk_elements && largest * size_of::<f32>() <= INLINE_BYTES_MAX
     }
 }
 

@@ -6,13 +6,15 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use super::share::{Share, lock};
-use super::{BoundError, BoundPlan, WRITE_BYTES, prepare};
+use super::{BoundError, BoundPlan, WRITE_BYTES, inline, prepare};
+use tokio::runtime::Handle;
 
 /// Gradient chunks that a connection may be ahead of the others. With one worker none is waited for, and
 /// one buffer that stays in the cache is best.
 const CHUNKS_AHEAD: usize = 8;
 
-/// Opens a port and serves a share on it until the connections end. Gives the port's address.
+/// Opens a port and serves a share on it until the connections end. Gives the port's address. To be called on
+/// the runtime.
 ///
 /// # Errors
 /// [`BoundError`]: an optimizer with norms, or no port.
@@ -20,15 +22,15 @@ pub fn listen(plan: &BoundPlan, server: usize) -> Result<SocketAddr, BoundError>
     let share = Share::new(plan, server)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
-    let (workers, inline) = (plan.workers as usize, plan.is_inline(server));
+    let (workers, inline) = (plan.workers as usize, plan.is_inline().then(Handle::current));
     thread::Builder::new().name("bound-accept".to_owned()).spawn(move || {
         // Connections that fail end the measurement on the workers' side, where it is told.
-        let _ = serve(&listener, share, workers, inline);
+        let _ = serve(&listener, share, workers, inline.as_ref());
     })?;
     Ok(address)
 }
 
-fn serve(listener: &TcpListener, share: Share, workers: usize, inline: bool) -> io::Result<()> {
+fn serve(listener: &TcpListener, share: Share, workers: usize, runtime: Option<&Handle>) -> io::Result<()> {
     let mut streams: Vec<Option<TcpStream>> = (0..workers).map(|_| None).collect();
     while streams.iter().any(Option::is_none) {
         let (mut stream, _) = listener.accept()?;
@@ -39,18 +41,20 @@ fn serve(listener: &TcpListener, share: Share, workers: usize, inline: bool) -> 
         *streams.get_mut(worker).ok_or(io::ErrorKind::InvalidData)? = Some(stream);
     }
     let streams: Vec<TcpStream> = streams.into_iter().flatten().collect();
+    if let Some(runtime) = runtime {
+        let _on_it = runtime.enter();
+        return inline::serve(share, streams);
+    }
     let out = streams.iter().map(|stream| stream.try_clone().map(Mutex::new)).collect::<io::Result<Vec<_>>>()?;
     let buffers = if workers == 1 { 1 } else { CHUNKS_AHEAD };
     let length = share.chunks.iter().map(|chunk| chunk.elements).max().unwrap_or(0);
     let pools = (0..workers).map(|_| Pool::new(buffers, length)).collect();
-    let bound = Arc::new(Bound { share, out, pools, inline });
+    let bound = Arc::new(Bound { share, out, pools });
     for (worker, stream) in streams.into_iter().enumerate() {
         let reader = bound.clone();
         thread::Builder::new().name(format!("bound-read-{worker}")).spawn(move || reader.read(worker, stream))?;
-        if !inline {
-            let writer = bound.clone();
-            thread::Builder::new().name(format!("bound-write-{worker}")).spawn(move || writer.write(worker))?;
-        }
+        let writer = bound.clone();
+        thread::Builder::new().name(format!("bound-write-{worker}")).spawn(move || writer.write(worker))?;
     }
     Ok(())
 }
@@ -61,7 +65,6 @@ struct Bound {
     out: Vec<Mutex<TcpStream>>,
     /// Of each worker.
     pools: Vec<Pool>,
-    inline: bool,
 }
 
 impl Bound {
@@ -72,11 +75,6 @@ impl Bound {
                 stream.read_exact(bytemuck::cast_slice_mut(&mut gradient[..chunk.elements]))?;
                 let Some(gradients) = self.share.contribute(index, step, worker, gradient) else { continue };
                 gradients.into_iter().zip(&self.pools).for_each(|(gradient, pool)| pool.give(gradient));
-                if self.inline {
-                    for out in &self.out {
-                        lock(out).write_all(bytemuck::cast_slice(&self.share.weights(index, step)))?;
-                    }
-                }
             }
         }
         Ok(())

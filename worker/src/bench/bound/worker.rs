@@ -1,7 +1,7 @@
 //! A worker's side of the bound: per server a thread that writes gradients and one that reads weights,
-//! or none where a share is so small that the caller does both.
+//! or none where shares are so small that the caller's task does both.
 
-use std::io::{Read, Write};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use halflife_proto::slots::SlotRange;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::inline::on_runtime;
 use super::share::lock;
 use super::{BoundError, BoundPlan, WRITE_BYTES, prepare};
 use crate::bench::machine::{cpu_ns, now_ns};
@@ -42,7 +44,7 @@ enum Way {
         read: Sender<()>,
     },
     Inline {
-        stream: TcpStream,
+        stream: tokio::net::TcpStream,
         gradient: Gradient,
     },
 }
@@ -71,8 +73,8 @@ impl BoundWorker {
             let share = plan.share(server);
             let weights = Arc::new(Mutex::new(vec![0.0; share.len()]));
             let gradient = Gradient::new(&plan, share.clone(), slot);
-            let way = match plan.is_inline(server) {
-                true => Way::Inline { stream, gradient },
+            let way = match plan.is_inline() {
+                true => Way::Inline { stream: on_runtime(stream)?, gradient },
                 false => threads(stream, gradient, weights.clone(), done.clone())?,
             };
             links.push(Link { share, weights, way });
@@ -80,40 +82,58 @@ impl BoundWorker {
         Ok(BoundWorker { plan, links, arrived, step: 0 })
     }
 
-    /// Makes so many steps.
+    /// Makes so many steps: in this task where shares are small, on a blocking thread elsewhere. Gives the worker
+    /// back.
     ///
     /// # Errors
     /// [`BoundError`] when a connection has ended.
-    pub fn run(&mut self, steps: u64) -> Result<Ran, BoundError> {
-        let (cpu_before, begin_ns) = (cpu_ns(), now_ns());
-        let mut complete_ns = Vec::with_capacity(steps as usize);
+    pub async fn run(mut self, steps: u64) -> Result<(BoundWorker, Ran), BoundError> {
+        if !self.plan.is_inline() {
+            let run = tokio::task::spawn_blocking(move || {
+                let ran = self.run_threads(steps)?;
+                Ok((self, ran))
+            });
+            return run.await.map_err(|_| BoundError::Ended)?;
+        }
+        let mut watch = Watch::start(steps);
         for _ in 0..steps {
             self.step += 1;
-            self.step()?;
-            complete_ns.push(now_ns());
+            self.step_inline().await?;
+            watch.step();
         }
-        Ok(Ran { begin_ns, complete_ns, cpu_ns: cpu_ns() - cpu_before })
+        Ok((self, watch.stop()))
     }
 
-    fn step(&mut self) -> Result<(), BoundError> {
-        let mut expected = 0;
-        for link in &mut self.links {
-            match &mut link.way {
-                Way::Threads { write, read } => {
+    fn run_threads(&mut self, steps: u64) -> Result<Ran, BoundError> {
+        let mut watch = Watch::start(steps);
+        for _ in 0..steps {
+            self.step += 1;
+            for link in &self.links {
+                if let Way::Threads { write, read } = &link.way {
                     let told = read.send(()).is_ok() && write.send(self.step).is_ok();
                     told.then_some(()).ok_or(BoundError::Ended)?;
-                    expected += 1;
                 }
-                Way::Inline { stream, gradient } => stream.write_all(gradient.of(self.step))?,
+            }
+            for _ in &self.links {
+                self.arrived.recv().map_err(|_| BoundError::Ended)?;
+            }
+            watch.step();
+        }
+        Ok(watch.stop())
+    }
+
+    async fn step_inline(&mut self) -> Result<(), BoundError> {
+        for link in &mut self.links {
+            if let Way::Inline { stream, gradient } = &mut link.way {
+                stream.write_all(gradient.of(self.step)).await?;
             }
         }
         for link in &mut self.links {
             if let Way::Inline { stream, .. } = &mut link.way {
-                stream.read_exact(bytemuck::cast_slice_mut(&mut lock(&link.weights)))?;
+                let mut weights = std::mem::take(&mut *lock(&link.weights));
+                stream.read_exact(bytemuck::cast_slice_mut(&mut weights)).await?;
+                *lock(&link.weights) = weights;
             }
-        }
-        for _ in 0..expected {
-            self.arrived.recv().map_err(|_| BoundError::Ended)?;
         }
         Ok(())
     }
@@ -132,6 +152,24 @@ impl BoundWorker {
         let mut found = Verification { positions: samples.count(), step: self.step, ..Verification::default() };
         prediction.ok_or(BoundError::Norms)?.check(self.step, &arena, &samples, &mut found);
         Ok(found)
+    }
+}
+
+/// Takes the times of a phase.
+struct Watch(Ran);
+
+impl Watch {
+    fn start(steps: u64) -> Watch {
+        Watch(Ran { begin_ns: now_ns(), complete_ns: Vec::with_capacity(steps as usize), cpu_ns: cpu_ns() })
+    }
+
+    fn step(&mut self) {
+        self.0.complete_ns.push(now_ns());
+    }
+
+    fn stop(mut self) -> Ran {
+        self.0.cpu_ns = cpu_ns() - self.0.cpu_ns;
+        self.0
     }
 }
 
