@@ -32,7 +32,7 @@ pub(crate) enum Command {
 /// SIGTERM leaves the job within 2 seconds; others take the slots over.
 #[derive(Debug, Args)]
 pub(crate) struct Train {
-    /// URL of the server that leads the job.
+    /// URL of the server that leads the job: http://HOST:PORT, or unix:///PATH on its host.
     #[arg(long, value_name = "URL", env = "HALFLIFE_SERVER")]
     pub(crate) server: String,
     /// How long to try to reach and join the job, in seconds.
