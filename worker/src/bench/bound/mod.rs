@@ -9,7 +9,7 @@
 //!
 //! Promises: correct weights, compared with the prediction at the end. Does not: know tensors (the share
 //! is one run under the settings of tensors of no group), or survive anything. Shares of a few KiB are read and
-//! written by tasks of the runtime instead of threads ([`inline`]).
+//! written by tasks of the runtime instead of threads (`inline.rs`).
 
 mod inline;
 pub mod server;
