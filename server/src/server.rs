@@ -84,6 +84,14 @@ pub enum ServerError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Registered through a Unix socket, the lead cannot tell which address this server is reached by.
+    #[error(
+        "expected --advertise URL with --listen {listen} and a lead at a Unix socket: nobody knows how this server is reached"
+    )]
+    NoAddress {
+        /// Where it listens.
+        listen: SocketAddr,
+    },
     /// The system gives no threads.
     #[error("cannot start compute threads: {0}")]
     Threads(std::io::Error),
@@ -169,6 +177,10 @@ pub struct RunningServer {
 /// [`ServerError`], before anything is served.
 pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError> {
     let ServerOptions { listen, advertise, unix_socket, part, compute_threads, patience } = options;
+    let at_unix_socket = matches!(&part, Part::Follower { lead, .. } if lead.starts_with("unix:"));
+    if at_unix_socket && listen.ip().is_unspecified() && advertise.is_none() {
+        return Err(ServerError::NoAddress { listen });
+    }
     let compute = Arc::new(ShardCompute::new(compute_threads).map_err(ServerError::Threads)?);
     let cannot_listen = |source| ServerError::Listen { listen, source };
     let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;

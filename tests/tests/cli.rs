@@ -138,6 +138,8 @@ fn a_unix_socket_of_a_living_server_is_not_taken_and_that_of_a_dead_one_is() {
         &server(&[&["--listen", "127.0.0.1:0"], &arguments[..]].concat()),
         &["cannot listen at the Unix socket", "in use"],
     );
+    let at_lead = format!("unix://{socket}");
+    fails(&server(&["--lead", &at_lead, "--listen", "0.0.0.0:0"]), &["expected --advertise URL"]);
     living.signal("KILL");
     drop(living.finish());
     assert!(path.exists(), "killed processes leave it behind");
@@ -147,6 +149,21 @@ fn a_unix_socket_of_a_living_server_is_not_taken_and_that_of_a_dead_one_is() {
     std::fs::write(&path, "precious").expect("a file");
     fails(&server(&[&["--listen", "127.0.0.1:0"], &arguments[..]].concat()), &["cannot listen at the Unix socket"]);
     assert_eq!(std::fs::read_to_string(&path).expect("still there"), "precious");
+}
+
+#[test]
+fn a_benchmark_of_a_cluster_with_another_wire_says_which_it_is() {
+    let job = example("bench.toml");
+    let (_server, url) = Process::server(&["--config", &job, "--set", "job.slots=1", "--set", "wire.gradients=bf16"]);
+    let bench = |more: &[&str]| {
+        let arguments = ["bench", "--server", &url, "--params", "5000", "--steps", "5"];
+        Process::start("halflife-worker", &[&arguments[..], more].concat()).finish()
+    };
+    let told = bench(&[]);
+    assert!(!told.status.success(), "{}", told.stdout);
+    assert!(told.stderr.contains("give --gradients bf16 --weights f32"), "{}", told.stderr);
+    let right = bench(&["--gradients", "bf16"]);
+    assert!(right.status.success() && right.stdout.contains("verified"), "{}{}", right.stdout, right.stderr);
 }
 
 #[test]

@@ -38,6 +38,11 @@ pub(super) enum RoleError {
     Settings(#[from] halflife_proto::strict_toml::TomlError),
     #[error("the job's optimizer: {0}")]
     Optimizer(#[from] OptimizerError),
+    #[error(
+        "the job's wire carries gradients as {gradients} and weights as {weights}: \
+         give --gradients {gradients} --weights {weights}"
+    )]
+    OtherWire { gradients: &'static str, weights: &'static str },
     #[error("a task has ended: {0}")]
     Panicked(tokio::task::JoinError),
     #[error("the controller cannot be answered: {0}")]

@@ -1,6 +1,7 @@
 //! What dtypes a benchmark asks a job's wire to carry.
 
 use clap::ValueEnum;
+use halflife_proto::tensor_codec::Dtype;
 use serde::{Deserialize, Serialize};
 
 /// How an element is encoded on the wire.
@@ -42,6 +43,16 @@ impl WireDtype {
     }
 }
 
+impl From<Dtype> for WireDtype {
+    fn from(dtype: Dtype) -> WireDtype {
+        match dtype {
+            Dtype::F32 => WireDtype::F32,
+            Dtype::Bf16 => WireDtype::Bf16,
+            Dtype::I8Scaled => WireDtype::I8,
+        }
+    }
+}
+
 /// The dtypes of both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wire {
@@ -56,6 +67,12 @@ const GRADIENTS_KEY: &str = "wire.gradients";
 const WEIGHTS_KEY: &str = "wire.weights";
 
 impl Wire {
+    /// What a job's wire carries.
+    #[must_use]
+    pub fn of_job(wire: halflife_proto::job::Wire) -> Wire {
+        Wire { gradients: wire.gradients.into(), weights: wire.weights.into() }
+    }
+
     /// The overrides that make a job carry this; none for what jobs do anyway.
     #[must_use]
     pub fn overrides(self) -> Vec<String> {

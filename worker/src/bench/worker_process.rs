@@ -100,6 +100,10 @@ impl Worker {
         let options = ClientOptions { give_up_after, ..ClientOptions::new(crate::fingerprint()) };
         let mut lead = Lead::connect(url, options).await?;
         let (job, done) = (lead.job().clone(), lead.status().await?.step);
+        let Wire { gradients, weights } = Wire::of_job(job.wire);
+        if wire != (Wire { gradients, weights }) {
+            return Err(RoleError::OtherWire { gradients: gradients.name(), weights: weights.name() });
+        }
         let facts = JobFacts {
             job_id: job.id.0.clone(),
             slots: job.slots,
