@@ -122,6 +122,13 @@ impl WorkState {
         }
     }
 
+    /// What was sent may not have arrived everywhere: all that is assigned is work again. What did
+    /// arrive counts once.
+    pub(crate) fn forget_sent(&mut self) {
+        self.sent.clear();
+        self.initial_weights_sent = false;
+    }
+
     /// The job ends with the weights of this step.
     pub(crate) fn finish(&mut self, step: Step) {
         self.last_step = self.last_step.min(step);
@@ -203,6 +210,7 @@ mod tests {
         Initialized,
         Weights(u64),
         Sent(u64, (u32, u32)),
+        ForgetSent,
         Finish(u64),
     }
     use Event::*;
@@ -225,6 +233,7 @@ mod tests {
             Initialized => state.note_initialized(),
             Weights(step) => state.receive_weights(Step(*step)),
             Sent(step, node) => state.note_sent(Step(*step), range(*node)),
+            ForgetSent => state.forget_sent(),
             Finish(step) => state.finish(Step(*step)),
         }
     }
@@ -342,6 +351,23 @@ mod tests {
             (Weights(3), "4: 0-8"),
             (Finish(4), "4: 0-8"),
             (Weights(4), "finished"),
+        ]);
+    }
+
+    #[test]
+    fn what_may_be_lost_is_work_again() {
+        play(&[
+            (Assign(1, 1, &[(0, 8)]), "wait"),
+            (Weights(3), "4: 0-8"),
+            (Sent(4, (0, 4)), "4: 4-8"),
+            (Sent(4, (4, 8)), "wait"),
+            (ForgetSent, "4: 0-8"),
+        ]);
+        play(&[
+            (AssignInitializer(1), "wait"),
+            (Uninitialized, "initialize"),
+            (Initialized, "wait"),
+            (ForgetSent, "initialize"),
         ]);
     }
 
