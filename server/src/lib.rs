@@ -2,7 +2,7 @@
 //!
 //! The map, from the wire inwards:
 //! - [`server`] starts and ends a whole server; `main.rs` is its command line.
-//! - [`allocator`] keeps freed memory; [`connections`] accepts TCP and Unix sockets and speaks HTTP/2 on them.
+//! - [`allocator`] keeps freed memory; [`io_threads`] says how many threads move data; [`connections`] accepts TCP and Unix sockets and speaks HTTP/2 on them.
 //! - [`data_service`] and [`lead::control_service`] are the edges: parse, call, answer.
 //!   `outbox` holds what waits to be sent to one worker.
 //! - [`shard`] is the part of a job one server holds; [`node`] carries out the lead's orders on it;
@@ -20,6 +20,7 @@ pub mod connections;
 pub mod data_service;
 pub mod explain;
 pub mod follower;
+pub mod io_threads;
 pub mod lead;
 pub mod node;
 pub mod outbox;

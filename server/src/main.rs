@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use halflife_server::explain::{self, ExplainArguments};
-use halflife_server::{JobSpec, Part, ServerOptions, start};
+use halflife_server::{JobSpec, Part, ServerOptions, io_threads, start};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -56,6 +56,9 @@ struct Arguments {
     /// Threads for large updates. 0: one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]
     compute_threads: usize,
+    /// Threads that move data. 0: one per four cores.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    io_threads: usize,
     /// How long a follower tries to reach its lead, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
@@ -87,7 +90,7 @@ fn serve(arguments: Arguments) -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match io_threads::runtime(arguments.io_threads) {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start the runtime: {error}")),
     };
@@ -110,7 +113,8 @@ fn fail(message: &str) -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<String, String> {
-    let Arguments { config, set, listen, lead, advertise, unix_socket, compute_threads, patience } = arguments;
+    let Arguments { config, set, listen, lead, advertise, unix_socket, compute_threads, io_threads: _, patience } =
+        arguments;
     let asked_to_stop = stop_signal().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let spec = config.map(|path| JobSpec::load(&path, &set)).transpose().map_err(|error| error.to_string())?;
     let spec = spec.map(Box::new);
