@@ -10,6 +10,7 @@
 //! - [`block`] is one block: what it has gathered, the canonical sum, the update, its versions.
 //! - `reduction` is the way of rules that need norms over more than a block.
 //! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
+//! - [`operator`] is how a person looks at a job and acts on it.
 //! - [`config`] reads the job file; [`explain`] says what it means. `registry` is the one file that touches dashmap.
 
 pub mod allocator;
@@ -23,6 +24,7 @@ pub mod follower;
 pub mod io_threads;
 pub mod lead;
 pub mod node;
+pub mod operator;
 pub mod outbox;
 pub mod placement;
 mod progress;

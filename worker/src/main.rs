@@ -97,6 +97,11 @@ async fn see_through(
     };
     match end {
         End::Finished(finished) => write_outcome(&finished, outputs),
+        End::Drained { step, steps } => {
+            let standing = Standing { step, steps: Some(steps) };
+            writeln!(stdout(), "halflife-worker: drained by the job's operator; {standing}")?;
+            Ok(ExitCode::SUCCESS)
+        }
         End::Stopped { step, steps } => Ok(stopped(first(&mut signal).await, &Standing { step, steps })),
     }
 }
