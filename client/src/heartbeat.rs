@@ -16,6 +16,7 @@ use tonic::Streaming;
 
 use crate::connection::{call, connect, control_client};
 use crate::error::{ClientError, status_cause};
+use crate::fault_point::{self, FaultPoint};
 use crate::retry::Backoff;
 use crate::session::SessionHandle;
 
@@ -147,6 +148,7 @@ impl NoticeReader {
         match read_notice(notice)? {
             Notice::Assignment(assignment) => {
                 tracing::debug!(?assignment, "assigned");
+                fault_point::reach(FaultPoint::Assigned);
                 let mut assigned = Ok(());
                 self.session.change(|session| assigned = session.work.assign(assignment));
                 assigned?;

@@ -25,6 +25,7 @@ use crate::bulk::Bulk;
 use crate::connection::call;
 use crate::encoder::BlockEncoder;
 use crate::error::{ClientError, status_cause};
+use crate::fault_point::{self, FaultPoint};
 use crate::session::SessionHandle;
 use crate::shipment::Shipment;
 
@@ -179,6 +180,13 @@ impl Outgoing {
             *next += 1;
             let block = &self.plan.blocks()[*number];
             let contribution = shipment.contribution(block, self.generation, &mut self.encoder);
+            if let Some(contribution) = &contribution {
+                fault_point::reach(match contribution.step {
+                    Step::ZERO => FaultPoint::InitialBlock,
+                    _ if *next == 1 && self.server != ServerIndex(0) => FaultPoint::NextServer,
+                    _ => FaultPoint::GradientBlock,
+                });
+            }
             if contribution.is_some() {
                 return contribution;
             }

@@ -205,7 +205,7 @@ pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError>
     let (stop, stopping) = watch::channel(false);
     let listeners = Listeners { tcp: listener, unix };
     let serving = tokio::spawn(connections::serve(listeners, routes(place.clone(), control).await, stopping));
-    info!(url = own_url, "listening");
+    info!(url = own_url, at = %bound, "listening");
     let node = tokio::spawn(node.run(orders, reports));
     Ok(RunningServer { url: own_url, place, lead, steps, stop, node, serving })
 }
