@@ -1,5 +1,7 @@
 //! The server's command line and job files as a user meets them: what it prints, how it ends.
 
+mod operate;
+
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -325,6 +327,7 @@ fn help_names_every_argument() {
         "--unix-socket",
         "--compute-threads",
         "--io-threads",
+        "--memory-max",
         "--patience",
     ] {
         assert!(finished.stdout.contains(argument), "{argument}");
