@@ -13,6 +13,7 @@ use halflife_proto::tensor_codec::Dtype;
 
 use crate::block_plan::{BlockPlan, PlannedBlock};
 use crate::error::WeightsViolation;
+use crate::planted::{Bug, planted};
 use crate::weights::WeightsVersion;
 
 /// Superseded versions kept until their readers are done, so that their arena is used again.
@@ -141,6 +142,9 @@ impl Assembly {
             // A model of frozen tensors alone stays as it was initialized.
             (0, 0) => Some(Step::ZERO),
             (0, 1) => self.tally.keys().next().copied(),
+            (0, 2) if planted(Bug::TornVersion) && self.tally.values().any(|blocks| *blocks == 1) => {
+                self.tally.keys().next_back().copied()
+            }
             _ => None,
         }
     }

@@ -33,6 +33,13 @@ use crate::config::JobSpec;
 use crate::shard::Identity;
 use state::{Effect, Heard};
 
+/// The lead's decisions, for the simulator that carries them out in virtual time.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation {
+    pub use super::state::{Effect, Heard, Joined, Worker};
+}
+
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(50);
 
