@@ -57,6 +57,17 @@ impl Fault {
         Fault::Disorder,
     ];
 
+    /// Those that strike a worker on its way in.
+    pub const OF_JOINERS: [Fault; 7] = [
+        Fault::Crash,
+        Fault::Pause,
+        Fault::CutHeartbeats,
+        Fault::LoseHeartbeats,
+        Fault::SilentHeartbeats,
+        Fault::Isolation,
+        Fault::SlowHeartbeats,
+    ];
+
     /// Whether the worker's heart beats on while it is cut off from its work. Only a watch over progress could tell.
     pub fn hides_behind_heartbeats(self) -> bool {
         matches!(

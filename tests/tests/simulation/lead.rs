@@ -11,6 +11,7 @@ use halflife_proto::membership::{Notice, Order, Report};
 use halflife_server::lead::simulation::{Effect, Heard};
 use halflife_server::lead::{LeadState, Phase};
 
+use crate::coverage::Transition;
 use crate::event::{Down, Event, Up};
 use crate::network::{ConnectionId, Way};
 use crate::random::Random;
@@ -67,7 +68,7 @@ impl World<'_> {
         let effects = self.lead.state.tick(self.lead_now());
         for effect in &effects {
             if matches!(effect, Effect::Notify(_, Notice::Fenced(_))) {
-                self.coverage.count("transition", "fenced");
+                self.coverage.pass(Transition::Fenced);
             }
         }
         let lost = before - self.lead.state.workers().len();
@@ -84,7 +85,7 @@ impl World<'_> {
             Ok(index) => self.servers[index.0 as usize].admit(index, incarnation),
             Err(refusal) => self.promises.fail(format!("a server that the job waits for was refused: {refusal}")),
         }
-        self.coverage.count("transition", "registered");
+        self.coverage.pass(Transition::Registered);
         self.notice_all();
     }
 
@@ -103,7 +104,7 @@ impl World<'_> {
             Report::Register { .. } => Vec::new(),
         };
         if self.lead.state.phase() == Phase::Finished && !was_finished {
-            self.coverage.count("transition", "finished");
+            self.coverage.pass(Transition::Finished);
         }
         self.promises.check_lead_step(before, self.lead.state.complete_step());
         self.carry_out(effects, false);
@@ -118,7 +119,7 @@ impl World<'_> {
                 let was_member = self.lead.state.workers().contains_key(&incarnation);
                 let effects = self.lead.state.leave(incarnation);
                 if was_member {
-                    self.coverage.count("transition", "left");
+                    self.coverage.pass(Transition::Left);
                 }
                 self.carry_out(effects, true);
                 self.push_down(connection, Down::Left);
@@ -145,14 +146,14 @@ impl World<'_> {
         match &joined {
             Ok(joined) => {
                 let kind = match (is_new, joined.step, self.lead.state.workers().len()) {
-                    (false, ..) => "joined again",
-                    (true, None, _) => "joined at first",
-                    (true, _, 1) => "joined alone",
-                    (true, _, _) => "joined later",
+                    (false, ..) => Transition::JoinedAgain,
+                    (true, None, _) => Transition::JoinedAtFirst,
+                    (true, _, 1) => Transition::JoinedAlone,
+                    (true, _, _) => Transition::JoinedLater,
                 };
-                self.coverage.count("transition", kind);
+                self.coverage.pass(kind);
                 if joined.assignment.nodes.is_empty() {
-                    self.coverage.count("transition", "joined as spare");
+                    self.coverage.pass(Transition::JoinedAsSpare);
                 }
             }
             Err(refusal) => self.coverage.count("refusal", refusal.cause),
@@ -184,15 +185,15 @@ impl World<'_> {
             match effect {
                 Effect::Order(index, order) => self.send_order(index, order),
                 Effect::Notify(incarnation, Notice::Assignment(assignment)) => {
-                    let kind = if is_death { "reassigned" } else { "assigned" };
-                    self.coverage.count("transition", kind);
+                    let kind = if is_death { Transition::Reassigned } else { Transition::Assigned };
+                    self.coverage.pass(kind);
                     if is_death && !assignment.nodes.is_empty() {
                         reassigned.push(incarnation);
                     }
                 }
                 Effect::Notify(..) => {}
                 Effect::LoadInitialWeights => self.send_initial_weights(),
-                Effect::Warn(_) => self.coverage.count("transition", "warned"),
+                Effect::Warn(_) => self.coverage.pass(Transition::Warned),
             }
         }
         for incarnation in reassigned {

@@ -35,8 +35,10 @@ use std::time::{Duration, Instant};
 
 use runner::{Planted, Summary, compute, run_many, run_seed};
 
-/// What `.ci/run` has time for.
-const SEEDS: u64 = 1_000;
+/// What `.ci/run` has time for: about 2 minutes on 2 cores.
+const SEEDS: u64 = 3_000;
+/// What so many seeds do not meet so often proves too little.
+const MET_MIN: u64 = 100;
 
 /// A setting of the environment.
 fn setting<T: FromStr>(name: &str) -> Option<T> {
@@ -73,6 +75,10 @@ fn promises_hold_whatever_fails() {
     let summary = run_many(setting("SIMULATION_FIRST").unwrap_or(0), count, until);
     show(&summary);
     assert!(summary.failures.is_empty(), "{} seeds broke promises", summary.failures.len());
+    if summary.seeds >= SEEDS {
+        let missed = summary.coverage.missed(MET_MIN);
+        assert!(missed.is_empty(), "met less than {MET_MIN} times: {missed:#?}");
+    }
 }
 
 fn show(summary: &Summary) {

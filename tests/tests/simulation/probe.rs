@@ -1,7 +1,7 @@
 //! Nonsense, sent now and then to a server or to the lead: each must be refused for its own reason and change nothing.
 
 use bytes::Bytes;
-use halflife_proto::blocks::BlockId;
+use halflife_proto::blocks::{BlockId, block_range};
 use halflife_proto::contribution::{Contribution, Payload};
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Generation, Incarnation, JobId, Step, TensorIndex};
@@ -12,7 +12,7 @@ use halflife_proto::slots::SlotRange;
 use halflife_proto::tensor_codec::{Dtype, Encoded};
 use halflife_server::shard::Shard;
 
-use crate::scenario::{BLOCK_ELEMENTS, GENERATION};
+use crate::scenario::GENERATION;
 use crate::world::World;
 
 /// What a contribution is probed for.
@@ -127,7 +127,9 @@ impl World<'_> {
         let before = shard.inspect(block);
         let mut expected = self.random.pick(&CONTRIBUTIONS);
         let Some(mut contribution) = self.nonsense(server, block, expected, &shard) else { return };
-        if expected == RefusalCause::StepAhead && shard.complete().is_none() {
+        let comes_first =
+            [RefusalCause::WrongGeneration, RefusalCause::UnknownBlock, RefusalCause::NotOwner].contains(&expected);
+        if contribution.step > Step::ZERO && shard.complete().is_none() && !comes_first {
             expected = RefusalCause::NotInitialized;
         }
         if expected == RefusalCause::NonfiniteData && self.random.once_in(3) {
@@ -160,7 +162,9 @@ impl World<'_> {
         let spec = &self.scenario.job.spec;
         let (slots, complete) = (spec.job.slots, shard.complete());
         let seen = shard.inspect(block)?;
-        let elements = if seen.step.is_some() { seen.weights.len() / 4 } else { BLOCK_ELEMENTS };
+        let tensor = self.scenario.job.manifest.get(block.tensor)?;
+        let range = block_range(tensor, block.index, spec.job.block_elements)?;
+        let elements = range.end - range.start;
         let garbage = |value: f32| {
             let bytes: Vec<u8> = (0..elements).flat_map(|_| value.to_le_bytes()).collect();
             Payload::Dense(Encoded::f32(bytes))

@@ -14,6 +14,7 @@ use halflife_proto::placement::Placement;
 use halflife_server::lead::simulation::Heard;
 use halflife_server::shard::BlockInspection;
 
+use crate::coverage::Transition;
 use crate::lead::TICK_US;
 use crate::scenario::{BLOCK_ELEMENTS, Ending, LEASE_US, Scenario};
 use crate::worker::State;
@@ -32,13 +33,6 @@ pub struct History {
     versions: Vec<Vec<f32>>,
 }
 
-impl History {
-    /// How many versions of the whole weights there are.
-    pub fn versions(&self) -> usize {
-        self.versions.len()
-    }
-}
-
 /// What was seen so far, and the first promise that was broken.
 pub struct Promises<'a> {
     pub violation: Option<String>,
@@ -50,6 +44,8 @@ pub struct Promises<'a> {
     last_progress: u64,
     last_fault: u64,
     healed_at: u64,
+    /// Faults that struck.
+    pub faults: u64,
 }
 
 impl<'a> Promises<'a> {
@@ -65,6 +61,7 @@ impl<'a> Promises<'a> {
             last_progress: 0,
             last_fault: 0,
             healed_at: 0,
+            faults: 0,
         }
     }
 
@@ -75,6 +72,7 @@ impl<'a> Promises<'a> {
 
     /// A fault strikes, and is healed some time later.
     pub fn note_fault(&mut self, now: u64, lasts_us: u64) {
+        self.faults += 1;
         self.last_fault = now;
         self.healed_at = self.healed_at.max(now + lasts_us);
     }
@@ -150,8 +148,8 @@ impl World<'_> {
         {
             self.promises.complete = Some(step);
             self.promises.last_progress = self.now;
-            let kind = if step == Step::ZERO { "initialized" } else { "step complete" };
-            self.coverage.count("transition", kind);
+            let kind = if step == Step::ZERO { Transition::Initialized } else { Transition::StepComplete };
+            self.coverage.pass(kind);
             self.trace.note(self.now, &[6, step.0], || format!("=== {step} is complete"));
             self.set_off_faults(step.0);
         }

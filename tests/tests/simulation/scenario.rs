@@ -21,7 +21,9 @@ use crate::gradient::initial_weights;
 use crate::random::Random;
 
 /// Steps of a disturbed job.
-pub const STEPS: u64 = 110;
+pub const STEPS: u64 = 120;
+/// Every fault strikes before the last so many steps, even one whose point nobody comes to.
+const LATEST: u64 = 30;
 /// Servers of a disturbed job.
 pub const SERVERS: u32 = 3;
 /// Elements of a block: so few that every update runs inline, and most tensors are cut.
@@ -202,12 +204,12 @@ impl Scenario {
     pub fn draw(seed: u64) -> Scenario {
         let mut random = Random::new(seed);
         let ending = match random.below(10) {
-            0 => Ending::ServerLost(random.between(100, STEPS - 2)),
+            0 => Ending::ServerLost(random.between(105, STEPS - 2)),
             1 => Ending::Nonfinite,
             _ => Ending::Finished,
         };
         let nan = match ending {
-            Ending::Nonfinite => Nan::StopsAt(Step(random.between(101, STEPS))),
+            Ending::Nonfinite => Nan::StopsAt(Step(random.between(106, STEPS))),
             _ if random.once_in(3) => Nan::Skipped,
             _ => Nan::Never,
         };
@@ -238,18 +240,24 @@ fn plan_faults(random: &mut Random) -> Vec<PlannedFault> {
     let silent = random.once_in(2);
     let mut faults: Vec<PlannedFault> = (0..count)
         .map(|number| {
-            let at_step = if number == 0 && random.once_in(2) { 0 } else { random.below(STEPS - 12) };
-            let fault = loop {
-                let fault = random.pick(&Fault::ALL);
-                if silent || !fault.hides_behind_heartbeats() {
-                    break fault;
-                }
-            };
+            let at_step = if number == 0 && random.once_in(2) { 0 } else { random.below(STEPS - LATEST) };
             let point = match random.below(3) {
                 0 => Point::Now,
                 _ => random.pick(&Point::ALL),
             };
-            let at_step = if point == Point::Initializing { 0 } else { at_step };
+            let fault = loop {
+                // Who has just joined has no connections yet but the one that its answer comes by.
+                let fault = match point {
+                    Point::Joining => random.pick(&Fault::OF_JOINERS),
+                    _ => random.pick(&Fault::ALL),
+                };
+                if silent || !fault.hides_behind_heartbeats() {
+                    break fault;
+                }
+            };
+            // Workers join before the first step, and again only after faults.
+            let is_early = point == Point::Initializing || (point == Point::Joining && random.once_in(2));
+            let at_step = if is_early { 0 } else { at_step };
             let (after_us, blocks) = (random.below(60_000), random.between(1, 12));
             let lasts_us = random.between(50_000, 3_500_000);
             PlannedFault { at_step, after_us, point, blocks, fault, lasts_us }

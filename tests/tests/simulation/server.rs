@@ -17,6 +17,7 @@ use halflife_server::SessionId;
 use halflife_server::shard::{Identity, Shard, Standing};
 use tokio_stream::Stream;
 
+use crate::coverage::Transition;
 use crate::event::{Down, Event, Up};
 use crate::faults::Point;
 use crate::network::{ConnectionId, Way};
@@ -111,20 +112,20 @@ impl World<'_> {
             Order::Total(total) => {
                 if let Some(shard) = self.servers[server].shard.clone() {
                     shard.supply(total);
-                    self.coverage.count("transition", "norm totalled");
+                    self.coverage.pass(Transition::NormTotalled);
                     self.all_blocks_may_have_changed(server);
                 }
             }
             Order::Halt(refusal) => {
                 if let Some(shard) = &self.servers[server].shard {
                     shard.halt(refusal);
-                    self.coverage.count("transition", "halted");
+                    self.coverage.pass(Transition::Halted);
                 }
                 self.wake_node(server);
             }
             Order::Finish(_) => {
                 self.servers[server].has_finished = true;
-                self.coverage.count("transition", "server released");
+                self.coverage.pass(Transition::ServerReleased);
             }
             Order::Admit { .. } => {}
         }
@@ -216,7 +217,8 @@ impl World<'_> {
         match opened {
             Ok((id, outbox)) => {
                 let outgoing = Outgoing::new(outbox.clone(), GENERATION, ());
-                self.coverage.count("transition", if from_step.is_some() { "stream at a step" } else { "stream" });
+                let at_a_step = from_step.is_some();
+                self.coverage.pass(if at_a_step { Transition::StreamAtStep } else { Transition::StreamAtNewest });
                 self.servers[server].sessions.push(Session { connection, id, outbox, outgoing });
                 self.pump_session(connection);
             }

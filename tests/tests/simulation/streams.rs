@@ -9,6 +9,7 @@ use halflife_proto::contribution::Contribution;
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 
+use crate::coverage::Transition;
 use crate::event::{Timer, Up};
 use crate::faults::Point;
 use crate::network::{ConnectionId, Kind, Way};
@@ -91,18 +92,18 @@ impl World<'_> {
             }
         }
         if was_open {
-            let kind = if peer == servers { "heart again" } else { "stream again" };
+            let kind = if peer == servers { Transition::HeartAgain } else { Transition::StreamAgain };
             if peer < servers {
                 member.decisions.forget_sent();
             }
-            self.coverage.count("transition", kind);
+            self.coverage.pass(kind);
             return self.changed(worker);
         }
         let next = if peer == servers { 0 } else { peer + 1 };
         if next < servers {
             self.open_stream(worker, next);
         } else {
-            self.coverage.count("transition", "member complete");
+            self.coverage.pass(Transition::MemberComplete);
             self.changed(worker);
         }
     }

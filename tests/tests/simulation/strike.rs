@@ -1,5 +1,6 @@
 //! Faults strike: what each does to the processes, links and connections of one worker.
 
+use crate::coverage::Transition;
 use crate::event::Event;
 use crate::faults::{Fault, Point};
 use crate::network::{ConnectionId, End, Way};
@@ -92,7 +93,10 @@ impl World<'_> {
                 self.queue.push(self.now + lasts_us, Event::Continue(worker));
             }
             Fault::Drain => match &self.workers[worker].state {
-                State::Member(member) if !member.is_leaving => self.leave(worker),
+                State::Member(member) if !member.is_leaving => {
+                    self.coverage.pass(Transition::Drained);
+                    self.leave(worker);
+                }
                 _ => self.crash(worker),
             },
             Fault::CutData => self.cut(worker, server, 300_000, 0),
@@ -152,7 +156,7 @@ impl World<'_> {
         if !std::mem::replace(&mut self.workers[worker].is_paused, false) {
             return;
         }
-        self.coverage.count("transition", "continued");
+        self.coverage.pass(Transition::Continued);
         for event in std::mem::take(&mut self.workers[worker].deferred) {
             self.queue.push(self.now, event);
         }
@@ -199,7 +203,7 @@ impl World<'_> {
     /// A server's process is gone, and the lead notices.
     fn lose_server(&mut self, server: usize) {
         self.servers[server].is_lost = true;
-        self.coverage.count("transition", "server lost");
+        self.coverage.pass(Transition::ServerLost);
         for worker in 0..self.workers.len() {
             self.cut(worker, server, 300_000, 0);
         }

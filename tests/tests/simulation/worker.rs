@@ -10,6 +10,7 @@ use halflife_proto::membership::Notice;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_server::lead::simulation::Joined;
 
+use crate::coverage::Transition;
 use crate::event::{Down, Event, Timer, Up};
 use crate::network::{ConnectionId, End, Kind};
 use crate::random::Random;
@@ -173,6 +174,7 @@ impl World<'_> {
             Timer::Unanswered(connection) => {
                 let known = self.network.get(connection);
                 if !known.is_answered && known.is_open[End::Worker as usize] {
+                    self.coverage.pass(Transition::GaveUpWaiting);
                     self.network.lose(connection, &mut self.random);
                     self.queue.push(self.now, Event::Ended { connection, end: End::Peer });
                     self.worker_end_notices(connection);
@@ -290,16 +292,22 @@ impl World<'_> {
                     self.promises.fail(format!("an assignment makes no sense: {refusal}"));
                 }
             }
-            Notice::Finished(step) => member.decisions.finish(step),
+            Notice::Finished(step) => {
+                member.decisions.finish(step);
+                self.coverage.pass(Transition::HeardOfTheEnd);
+            }
             Notice::Fenced(_) => return self.rejoin(worker),
-            Notice::Stopped(_) => return self.is_gone_for_good(worker),
+            Notice::Stopped(_) => {
+                self.coverage.pass(Transition::HeardOfTheStop);
+                return self.is_gone_for_good(worker);
+            }
         }
         self.changed(worker);
     }
 
     /// A fenced worker joins again as another incarnation, and goes on.
     pub(crate) fn rejoin(&mut self, worker: usize) {
-        self.coverage.count("transition", "rejoins");
+        self.coverage.pass(Transition::Rejoined);
         self.trace.note(self.now, &[2, worker as u64], || format!("worker {worker} was fenced and joins again"));
         self.close_all(worker);
         self.start(worker);

@@ -11,6 +11,7 @@ use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::SlotRange;
 
+use crate::coverage::Transition;
 use crate::event::{Timer, Up};
 use crate::gradient::{initial_weights, slot_gradient};
 use crate::network::Kind;
@@ -156,7 +157,7 @@ impl World<'_> {
         match member.decisions.receive(ServerIndex(server as u32), weights) {
             Ok(version) => {
                 if let Some(version) = version {
-                    self.coverage.count("transition", "version assembled");
+                    self.coverage.pass(Transition::VersionAssembled);
                     self.promises.check_version(worker, &version);
                 }
                 self.changed(worker);
@@ -173,7 +174,7 @@ impl World<'_> {
         }
         if let Sight::Torn(step) = member.decisions.look() {
             member.activity = Activity::Pulling { step, blocks: Vec::new() };
-            self.coverage.count("transition", "torn");
+            self.coverage.pass(Transition::Torn);
             self.open(worker, 0, Kind::Call, Up::Pull(step));
         }
     }
@@ -194,7 +195,7 @@ impl World<'_> {
         let blocks = std::mem::take(blocks);
         match member.decisions.receive_pulled(step, &blocks) {
             Ok(version) => {
-                self.coverage.count("transition", "version pulled");
+                self.coverage.pass(Transition::VersionPulled);
                 self.promises.check_version(worker, &version);
             }
             Err(violation) => self.promises.fail(format!("worker {worker} cannot use what it pulled: {violation}")),

@@ -20,6 +20,8 @@ use crate::worker::Worker;
 
 /// No run takes longer, in virtual time.
 const LONGEST_US: u64 = 600_000_000;
+/// A run with fewer faults would prove little.
+const FAULTS_MIN: u64 = 5;
 /// How often nonsense is sent.
 const PROBE_EVERY_US: u64 = 70_000;
 
@@ -113,6 +115,9 @@ impl<'a> World<'a> {
             }
         }
         let virtual_us = self.now;
+        if !self.scenario.faults.is_empty() && self.promises.faults < FAULTS_MIN {
+            self.promises.fail(format!("only {} faults struck", self.promises.faults));
+        }
         if self.promises.violation.is_none() {
             let name = format!("{:?}", self.scenario.ending);
             self.coverage.count("ending", name.split('(').next().unwrap_or_default().to_owned());
