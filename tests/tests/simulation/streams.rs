@@ -28,6 +28,8 @@ pub struct Stream {
     /// Whether it was open before.
     was_open: bool,
     from_step: Option<Step>,
+    /// Opened again, it begins with the newest version that the worker has then.
+    begins_with_newest: bool,
     backoff_us: u64,
     /// What waits to be sent; the first is being sent.
     pub shipments: VecDeque<VecDeque<Contribution>>,
@@ -41,6 +43,7 @@ impl Stream {
             is_open: false,
             was_open: false,
             from_step,
+            begins_with_newest: false,
             backoff_us: BACKOFF_MIN_US,
             shipments: VecDeque::new(),
         }
@@ -58,6 +61,11 @@ impl World<'_> {
         let Some(member) = self.workers[worker].member() else { return };
         if member.streams[peer].connection.is_some() {
             return;
+        }
+        let newest = member.decisions.weights().map(|weights| weights.step);
+        let stream = &mut member.streams[peer];
+        if stream.begins_with_newest {
+            stream.from_step = newest.or(stream.from_step);
         }
         let first = match is_lead {
             true => Up::Beat {
@@ -124,9 +132,7 @@ impl World<'_> {
                 return self.changed(worker); // it owes nothing more
             }
             member.unreachable.insert(server);
-            let newest = member.decisions.weights().map(|weights| weights.step);
-            let stream = &mut member.streams[peer];
-            stream.from_step = newest.or(stream.from_step);
+            member.streams[peer].begins_with_newest = true;
         }
         self.open_later(worker, peer);
         self.sending_may_go_on(worker);
@@ -153,6 +159,7 @@ impl World<'_> {
                 let Some(member) = self.workers[worker].member() else { return };
                 let stream = &mut member.streams[peer];
                 stream.connection = None;
+                stream.begins_with_newest = false;
                 match stream.from_step.take() {
                     // The job went on: begin with what the server has.
                     Some(_) => self.open_stream(worker, peer),
