@@ -13,6 +13,7 @@ use halflife_proto::tensor_codec::Dtype;
 
 use crate::block_plan::{BlockPlan, PlannedBlock};
 use crate::error::WeightsViolation;
+use crate::fault_point::{self, FaultPoint};
 use crate::planted::{Bug, planted};
 use crate::weights::WeightsVersion;
 
@@ -127,7 +128,11 @@ impl Assembly {
         if block.frozen {
             return;
         }
-        *self.tally.entry(step).or_default() += 1;
+        let of_step = self.tally.entry(step).or_default();
+        *of_step += 1;
+        if *of_step == 1 {
+            fault_point::reach(FaultPoint::FirstWeights);
+        }
         if let Some(before) = before
             && let Some(count) = self.tally.get_mut(&before)
         {
@@ -152,6 +157,7 @@ impl Assembly {
 
     fn publish(&mut self, step: Step) -> Arc<WeightsVersion> {
         let values = self.next.take().expect("a block was copied into the arena just now");
+        fault_point::reach(FaultPoint::WeightsComplete);
         let version = Arc::new(WeightsVersion { step, values, lr: self.lr, decay: self.decay });
         if let Some(superseded) = self.published.replace(Arc::clone(&version)) {
             if self.retired.len() == RETIRED_MAX {

@@ -127,6 +127,11 @@ impl WorkerDecisions {
         self.work.finish(step);
     }
 
+    /// No step beyond this one is started.
+    pub fn hold(&mut self, after: Option<Step>) {
+        self.work.hold(after);
+    }
+
     /// The step being computed.
     #[must_use]
     pub fn current_step(&self) -> Step {

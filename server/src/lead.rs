@@ -7,9 +7,10 @@ mod assignment;
 pub mod control_service;
 mod initial_weights;
 mod state;
+mod status;
 
-use halflife_proto::placement::ServerAddress;
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,10 @@ use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::job::JobDescription;
 use halflife_proto::manifest::Role;
 use halflife_proto::membership::{Notice, Order, Report};
+use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::SlotTree;
+use halflife_proto::tensor_codec::Dtype;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -27,7 +30,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::{error, info, warn};
 
 pub use initial_weights::{InitialWeights, InitialWeightsError};
-pub use state::{LeadState, Phase, Settings};
+pub use state::{Demand, LeadState, Phase, Settings};
 
 use crate::config::JobSpec;
 use crate::shard::Identity;
@@ -38,6 +41,22 @@ use state::{Effect, Heard};
 #[doc(hidden)]
 pub mod simulation {
     pub use super::state::{Effect, Heard, Joined, Worker};
+}
+
+/// What a job may need of memory, per element: see [`Demand`].
+fn demand(spec: &JobSpec, optimizer: &Optimizer) -> Demand {
+    let f32 = size_of::<f32>() as u64;
+    let coded = if spec.wire.weights.is_lossy() { spec.wire.weights.encoded_bytes(1) as u64 } else { 0 };
+    let planes: u64 = optimizer.planes().iter().map(|plane| plane.dtype.bytes() as u64).sum();
+    // A rule that waits for norms holds the whole gradient once more.
+    let summed = if optimizer.reductions().is_empty() && !optimizer.needs_whole_tensors() { 0 } else { f32 };
+    let gradient_bytes = match spec.wire.gradients {
+        Dtype::F32 => f32,
+        Dtype::Bf16 => 2,
+        Dtype::I8Scaled => 2, // a byte and its share of the scales
+    };
+    let state_bytes = 2 * (f32 + coded) + planes + summed;
+    Demand { state_bytes, gradient_bytes, slots: u64::from(spec.job.slots) }
 }
 
 /// How often silence is looked for.
@@ -76,6 +95,7 @@ impl Lead {
             block_elements: spec.job.block_elements,
             initial_tensors: initial_weights.as_ref().map(InitialWeights::shapes),
             lease: Duration::from_millis(spec.membership.lease_ms),
+            demand: demand(&spec, &optimizer),
         };
         if let Some(why) = spec.wire.why_not_reproducible() {
             warn!("P2 is off, the trained bits depend on who computed what: {why}");
@@ -124,17 +144,19 @@ impl Lead {
         }
     }
 
-    /// Learning rate of the newest complete step, for the first trainable tensor (0 before step 1).
-    fn lr(&self, state: &LeadState) -> f64 {
+    /// Learning rate and decay factor of the newest complete step, for the first trainable tensor (0 before
+    /// step 1).
+    fn factors(&self, state: &LeadState) -> (f64, f64) {
         let step = state.complete_step().unwrap_or(Step::ZERO);
         let first = state
             .model()
             .and_then(|(manifest, _)| manifest.tensors().iter().find(|tensor| tensor.role == Role::Trainable));
         match (first, step) {
-            (None, _) | (_, Step::ZERO) => 0.0,
+            (None, _) | (_, Step::ZERO) => (0.0, 0.0),
             (Some(tensor), step) => {
                 let shape: Vec<usize> = tensor.shape.iter().map(|dim| *dim as usize).collect();
-                self.optimizer.factors(&self.optimizer.tensor(&tensor.name, &shape), step.0, step.0).lr()
+                let factors = self.optimizer.factors(&self.optimizer.tensor(&tensor.name, &shape), step.0, step.0);
+                (factors.lr(), factors.decay())
             }
         }
     }
@@ -167,10 +189,11 @@ impl Lead {
         &self,
         incarnation: Incarnation,
         address: ServerAddress,
+        memory_max: Option<NonZeroU64>,
     ) -> Result<(ServerIndex, mpsc::Receiver<Order>), Refusal> {
         let (orders, receiver) = mpsc::channel(crate::node::CHANNEL_CAPACITY);
         let mut inner = self.lock();
-        let index = inner.state.register(incarnation, address.clone())?;
+        let index = inner.state.register(incarnation, address.clone(), memory_max)?;
         info!(%index, url = address.url, "a server has joined the job");
         inner.servers.insert(index, orders);
         drop(inner);
@@ -181,7 +204,7 @@ impl Lead {
     /// Takes a server's reports until they end, which is the loss of the server.
     pub async fn follow_server(self: Arc<Self>, index: ServerIndex, mut reports: mpsc::Receiver<Report>) {
         while let Some(report) = reports.recv().await {
-            self.decide(|state, _| {
+            self.decide(|state, now| {
                 let effects = match report {
                     Report::Placed(_) => state.placed(index),
                     Report::Complete(step) => state.complete(index, step),
@@ -189,6 +212,12 @@ impl Lead {
                     Report::Halted(refusal) => {
                         error!(%index, %refusal, "a server has halted");
                         state.halted(refusal)
+                    }
+                    Report::Missing(step, slots) => state.missing(now, step, &slots),
+                    Report::LastStep(step) => state.last_step(index, step),
+                    Report::Load(load) => {
+                        state.load(index, load);
+                        Vec::new()
                     }
                     Report::Register { .. } => Vec::new(), // already registered
                 };
@@ -255,7 +284,7 @@ impl Lead {
                 }
             }
             // Whoever follows the worker's notices finds it in the state, once `changed` has fired.
-            Effect::Notify(..) => {}
+            Effect::Notify(..) | Effect::HoldChanged => {}
             Effect::LoadInitialWeights => {
                 let servers = inner.servers.clone();
                 let model = inner.state.model().cloned();

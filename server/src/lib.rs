@@ -2,7 +2,7 @@
 //!
 //! The map, from the wire inwards:
 //! - [`server`] starts and ends a whole server; `main.rs` is its command line.
-//! - [`allocator`] keeps freed memory; [`connections`] accepts TCP and Unix sockets and speaks HTTP/2 on them.
+//! - [`allocator`] keeps freed memory; [`io_threads`] says how many threads move data; [`connections`] accepts TCP and Unix sockets and speaks HTTP/2 on them.
 //! - [`data_service`] and [`lead::control_service`] are the edges: parse, call, answer.
 //!   `outbox` holds what waits to be sent to one worker.
 //! - [`shard`] is the part of a job one server holds; [`node`] carries out the lead's orders on it;
@@ -10,6 +10,7 @@
 //! - [`block`] is one block: what it has gathered, the canonical sum, the update, its versions.
 //! - `reduction` is the way of rules that need norms over more than a block.
 //! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
+//! - [`operator`] is how a person looks at a job and acts on it.
 //! - [`config`] reads the job file; [`explain`] says what it means. `registry` is the one file that touches dashmap.
 
 pub mod allocator;
@@ -20,8 +21,10 @@ pub mod connections;
 pub mod data_service;
 pub mod explain;
 pub mod follower;
+pub mod io_threads;
 pub mod lead;
 pub mod node;
+pub mod operator;
 pub mod outbox;
 pub mod placement;
 #[cfg_attr(feature = "planted-bugs", doc(hidden))]

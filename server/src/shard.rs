@@ -20,10 +20,10 @@ use halflife_proto::contribution::{Acknowledgement, BlockWeights, Contribution, 
 use halflife_proto::hello::{Fingerprint, Hello};
 use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex};
 use halflife_proto::manifest::{Manifest, Role, Tensor};
-use halflife_proto::membership::{Partial, Total};
+use halflife_proto::membership::{Partial, ServerLoad, Total};
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
-use halflife_proto::slots::SlotTree;
+use halflife_proto::slots::{SlotRange, SlotTree};
 use halflife_proto::tensor_codec::Dtype;
 use tokio::sync::watch;
 
@@ -171,7 +171,7 @@ impl Shard {
             }
         }
         let reductions = rules.optimizer.reductions();
-        let progress = Progress::new(count, changing);
+        let progress = Progress::new(count, changing, rules.steps);
         let standing = Standing { complete: standing_step(&progress, rules.steps), ..Standing::default() };
         Ok(Arc::new(Shard {
             identity,
@@ -276,9 +276,14 @@ impl Shard {
     /// A contribution beyond the step after the newest complete one would let blocks drift more than
     /// one step apart.
     fn check_not_ahead(&self, step: Step) -> Result<(), Refusal> {
-        let (next, complete) = self.with_progress(|progress| (progress.next(), progress.complete()));
-        if step <= next {
+        let (next, complete, last) =
+            self.with_progress(|progress| (progress.next(), progress.complete(), progress.last()));
+        if step <= next.min(last) {
             return Ok(());
+        }
+        if step > last {
+            let expected = format!("at most {last}, with which the job ends");
+            return Err(Refusal::mismatch(RefusalCause::StepAhead, "contribution", expected, step));
         }
         if complete.is_none() {
             return Err(Refusal::new(RefusalCause::NotInitialized, "not every block has weights yet"));
@@ -407,6 +412,43 @@ impl Shard {
         self.standing.send_modify(|standing| {
             standing.halted.get_or_insert(refusal);
         });
+    }
+
+    /// Ends with `step`, or says which later one cannot be undercut.
+    #[must_use]
+    pub fn end_with(&self, step: Step) -> Step {
+        self.with_progress(|progress| progress.end_with(step))
+    }
+
+    /// Slots of `step` that some block here lacks, as runs in slot order; none once it is complete.
+    #[must_use]
+    pub fn missing(&self, step: Step) -> Vec<SlotRange> {
+        let mut lacking = vec![false; self.rules.slots.slots() as usize];
+        for block in self.blocks.all() {
+            for run in block.missing(step) {
+                lacking[run.begin as usize..run.end as usize].fill(true);
+            }
+        }
+        let mut begin = 0;
+        lacking
+            .chunk_by(|a, b| a == b)
+            .filter_map(|run| {
+                let slots = SlotRange { begin, end: begin + run.len() as u32 };
+                begin = slots.end;
+                run[0].then_some(slots)
+            })
+            .collect()
+    }
+
+    /// How much waits here.
+    #[must_use]
+    pub fn load(&self) -> ServerLoad {
+        let gathered = self.blocks.all().iter().map(|block| block.gathered_bytes() as u64).sum();
+        ServerLoad {
+            gathered_bytes: gathered,
+            queued_work: self.compute.queued_work() as u64,
+            sessions: self.sessions.all().len() as u32,
+        }
     }
 
     /// Ends every open session.

@@ -316,9 +316,17 @@ fn a_weights_file_that_does_not_fit_is_refused_with_the_difference() {
 #[test]
 fn help_names_every_argument() {
     let finished = server(&["--help"]);
-    for argument in
-        ["--config", "--set", "--listen", "--lead", "--advertise", "--unix-socket", "--compute-threads", "--patience"]
-    {
+    for argument in [
+        "--config",
+        "--set",
+        "--listen",
+        "--lead",
+        "--advertise",
+        "--unix-socket",
+        "--compute-threads",
+        "--io-threads",
+        "--patience",
+    ] {
         assert!(finished.stdout.contains(argument), "{argument}");
     }
 }

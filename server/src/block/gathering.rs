@@ -65,6 +65,13 @@ impl Gathering {
         held == self.tree.slots() || (planted(Bug::PartialStepApplied) && held + 1 == self.tree.slots() && held > 0)
     }
 
+    /// The slots that nothing held covers, as runs in slot order.
+    pub fn missing(&self) -> impl Iterator<Item = SlotRange> {
+        let ends = std::iter::once(0).chain(self.held.iter().map(|held| held.slots.end));
+        let begins = self.held.iter().map(|held| held.slots.begin).chain(std::iter::once(self.tree.slots()));
+        ends.zip(begins).filter_map(|(end, begin)| SlotRange::new(end, begin))
+    }
+
     /// What is held, disjoint, in slot order.
     #[must_use]
     pub fn held(&self) -> &[Held] {
@@ -117,6 +124,19 @@ mod tests {
         run(4, &[(0, 2, Added, false), (0, 1, Duplicate, false), (1, 2, Duplicate, false), (2, 4, Added, true)]);
         run(4, &[(0, 1, Added, false), (0, 2, Replaced, false), (3, 4, Added, false), (0, 4, Replaced, true)]);
         run(6, &[(4, 6, Added, false), (4, 5, Duplicate, false), (0, 4, Added, true), (0, 6, Replaced, true)]);
+    }
+
+    #[test]
+    fn what_is_missing_are_the_runs_between_what_is_held() {
+        let mut gathering = Gathering::new(SlotTree::new(8).unwrap());
+        let mut missing_with = |nodes: &[(u32, u32)]| {
+            nodes.iter().for_each(|(begin, end)| _ = gathering.add(held(*begin, *end)));
+            gathering.missing().map(|run| (run.begin, run.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(missing_with(&[]), [(0, 8)]);
+        assert_eq!(missing_with(&[(2, 4), (4, 5)]), [(0, 2), (5, 8)]);
+        assert_eq!(missing_with(&[(0, 2), (6, 8)]), [(5, 6)]);
+        assert_eq!(missing_with(&[(0, 8)]), []);
     }
 
     proptest! {

@@ -47,6 +47,15 @@ pub enum Transition {
     StreamAtNewest,
     StreamAgain,
     HeartAgain,
+    /// The watch over progress: servers are asked what they lack; a worker's slots become others', too.
+    AskedForTheMissing,
+    StoodBack,
+    /// The operator lets the job rest, or ends it early.
+    Rested,
+    HeardOfARest,
+    HeardOfADrain,
+    EndedEarly,
+    AskedToEnd,
     /// Versions of the whole weights.
     VersionAssembled,
     Torn,
@@ -55,7 +64,7 @@ pub enum Transition {
 
 impl Transition {
     /// All of them.
-    pub const ALL: [Transition; 32] = [
+    pub const ALL: [Transition; 39] = [
         Transition::Registered,
         Transition::ServerLost,
         Transition::Halted,
@@ -85,6 +94,13 @@ impl Transition {
         Transition::StreamAtNewest,
         Transition::StreamAgain,
         Transition::HeartAgain,
+        Transition::AskedForTheMissing,
+        Transition::StoodBack,
+        Transition::Rested,
+        Transition::HeardOfARest,
+        Transition::HeardOfADrain,
+        Transition::EndedEarly,
+        Transition::AskedToEnd,
         Transition::VersionAssembled,
         Transition::Torn,
         Transition::VersionPulled,
@@ -94,7 +110,7 @@ impl Transition {
 /// Why the simulator never meets a cause; `None` for one that it must.
 fn why_never(cause: RefusalCause) -> Option<&'static str> {
     match cause {
-        RefusalCause::OutOfMemory => Some("4,096 replies would have to wait for one worker; `outbox.rs` tests it"),
+        RefusalCause::OutOfMemory => Some("no server bounds its memory, no worker leaves 4,096 replies unread; unit tests"),
         RefusalCause::TooLarge => Some("takes a model of over 131,072 blocks; `lead/state_tests.rs` tests it"),
         RefusalCause::Unimplemented => Some("for what the wire reserves: the simulator speaks no wire upwards"),
         RefusalCause::NotLead => Some("an answer of the edge of servers that do not lead"),
@@ -169,7 +185,7 @@ impl Coverage {
             .iter()
             .for_each(|outcome| look("outcome", outcome));
         causes().filter(|cause| why_never(*cause).is_none()).for_each(|cause| look("refusal", &cause));
-        ["Finished", "ServerLost", "Nonfinite"].iter().for_each(|ending| look("ending", ending));
+        ["Finished", "ServerLost", "Nonfinite", "Early"].iter().for_each(|ending| look("ending", ending));
         missed
     }
 }

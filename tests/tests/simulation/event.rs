@@ -73,6 +73,8 @@ pub enum Event {
     Timer { worker: usize, life: u64, timer: Timer },
     Start(usize),
     Continue(usize),
+    /// The operator lets the job go on.
+    Resume,
     Fault(usize),
     Probe,
 }

@@ -7,8 +7,12 @@ pub enum Fault {
     Crash,
     /// The process stands still (SIGSTOP) and goes on later, where it was.
     Pause,
-    /// An operator drains the worker; it comes back later.
+    /// The worker is told to end (SIGTERM) and leaves; another comes later.
+    Leave,
+    /// The operator drains the worker; another comes later.
     Drain,
+    /// The operator lets the job rest, and go on.
+    Rest,
     /// A connection is reset; both ends notice soon.
     CutData,
     CutHeartbeats,
@@ -35,10 +39,12 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 19] = [
+    pub const ALL: [Fault; 21] = [
         Fault::Crash,
         Fault::Pause,
+        Fault::Leave,
         Fault::Drain,
+        Fault::Rest,
         Fault::CutData,
         Fault::CutHeartbeats,
         Fault::LoseData,

@@ -64,8 +64,9 @@ impl World<'_> {
 
     pub(crate) fn lead_tick(&mut self) {
         self.queue.push(self.now + TICK_US * 1_000_000 / self.lead.rate_ppm, Event::LeadTick);
-        let before = self.lead.state.workers().len();
+        let (before, behind) = (self.lead.state.workers().len(), self.behind());
         let effects = self.lead.state.tick(self.lead_now());
+        (behind..self.behind()).for_each(|_| self.coverage.pass(Transition::StoodBack));
         for effect in &effects {
             if matches!(effect, Effect::Notify(_, Notice::Fenced(_))) {
                 self.coverage.pass(Transition::Fenced);
@@ -79,7 +80,7 @@ impl World<'_> {
     /// A server registers. Its number is the one that the lead gives it.
     pub(crate) fn register(&mut self, server: usize) {
         let incarnation = Incarnation(self.random.next());
-        let registered = self.lead.state.register(incarnation, format!("http://s{server}").into());
+        let registered = self.lead.state.register(incarnation, format!("http://s{server}").into(), None);
         match registered {
             // Which process becomes which server makes no difference: they are alike.
             Ok(index) => self.servers[index.0 as usize].admit(index, incarnation),
@@ -95,14 +96,25 @@ impl World<'_> {
         }
         let index = ServerIndex(server as u32);
         let before = self.lead.state.complete_step();
+        let behind = self.behind();
         let was_finished = self.lead.state.phase() == Phase::Finished;
         let effects = match report {
             Report::Placed(_) => self.lead.state.placed(index),
             Report::Complete(step) => self.lead.state.complete(index, step),
             Report::Partial(partial) => self.lead.state.partial(partial),
             Report::Halted(refusal) => self.lead.state.halted(refusal),
+            Report::Missing(step, slots) => {
+                let now = self.lead_now();
+                self.lead.state.missing(now, step, &slots)
+            }
+            Report::LastStep(step) => self.lead.state.last_step(index, step),
+            Report::Load(load) => {
+                self.lead.state.load(index, load);
+                Vec::new()
+            }
             Report::Register { .. } => Vec::new(),
         };
+        (behind..self.behind()).for_each(|_| self.coverage.pass(Transition::StoodBack));
         if self.lead.state.phase() == Phase::Finished && !was_finished {
             self.coverage.pass(Transition::Finished);
         }
@@ -177,6 +189,10 @@ impl World<'_> {
         }
     }
 
+    fn behind(&self) -> usize {
+        self.lead.state.workers().values().filter(|worker| worker.behind.is_some()).count()
+    }
+
     /// Carries effects out; `is_death`: slots have moved because a worker is gone.
     pub(crate) fn carry_out(&mut self, effects: Vec<Effect>, is_death: bool) {
         let acted = !effects.is_empty();
@@ -191,7 +207,7 @@ impl World<'_> {
                         reassigned.push(incarnation);
                     }
                 }
-                Effect::Notify(..) => {}
+                Effect::Notify(..) | Effect::HoldChanged => {}
                 Effect::LoadInitialWeights => self.send_initial_weights(),
                 Effect::Warn(_) => self.coverage.pass(Transition::Warned),
             }

@@ -55,7 +55,7 @@ impl World<'_> {
         let stranger = Incarnation(self.random.next());
         match self.random.below(3) {
             0 if here == self.servers.len() => {
-                let found = self.lead.state.register(stranger, "http://stranger".to_owned().into());
+                let found = self.lead.state.register(stranger, "http://stranger".to_owned().into(), None);
                 let expected = if is_stopped { RefusalCause::JobStopped } else { RefusalCause::JobFull };
                 self.expect(expected, found.map(|index| index.to_string()));
             }

@@ -11,6 +11,7 @@ use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::manifest::Manifest;
 use halflife_proto::membership::{Assignment, Notice};
 use halflife_proto::placement::Placement;
+use halflife_server::lead::Phase;
 use halflife_server::lead::simulation::Heard;
 use halflife_server::shard::BlockInspection;
 
@@ -25,6 +26,9 @@ const STALL_MAX_US: u64 = 8_000_000;
 /// P5: a death delays the others by a lease and the recomputation of what moved: at most 11 slots on the slowest
 /// worker, and their messages over the slowest link.
 const RECOVERY_MAX_US: u64 = LEASE_US + 2_500_000;
+/// Where a worker's heart may beat on while it is cut off, its slots go to another once the step is overdue: a lease
+/// more, and another if that one is cut off, too.
+const HIDDEN_MAX_US: u64 = 2 * LEASE_US;
 
 /// Every version of every block, and of the whole weights as a worker sees them.
 #[derive(Debug, Default)]
@@ -75,6 +79,11 @@ impl<'a> Promises<'a> {
         self.faults += 1;
         self.last_fault = now;
         self.healed_at = self.healed_at.max(now + lasts_us);
+    }
+
+    /// Something begins anew: waiting counts from now on.
+    pub fn note_disturbance(&mut self, now: u64) {
+        self.last_fault = now;
     }
 
     /// Looks at a block; whether it has a new version. Each is the next one, and is the reference's.
@@ -166,8 +175,9 @@ impl World<'_> {
                 violation = Some(format!("P7: {incarnation} is a member after {silent_us} us of silence"));
             }
         }
-        let is_over = self.lead.is_stopped() || self.promises.complete >= Some(Step(crate::scenario::STEPS));
-        if !state.workers().is_empty() && !is_over {
+        let is_over = matches!(state.phase(), Phase::Stopped(_) | Phase::Finished) || state.ends_early();
+        // Who was asked to leave gets nothing more.
+        if state.workers().values().any(|worker| !worker.drained) && !is_over {
             violation = violation.or_else(|| self.unassigned());
         }
         if let Some(violation) = violation {
@@ -218,13 +228,13 @@ impl World<'_> {
         if stalled_us > STALL_MAX_US {
             self.promises.fail(format!("nothing was done for {stalled_us} us although all is well, after {complete:?}"));
         }
-        let is_training = complete.is_some() && complete < Some(Step(crate::scenario::STEPS));
+        let is_training = self.lead.state.phase() == Phase::Training && !self.lead.state.ends_early();
         let quiet_since = last_progress.max(last_fault);
-        let is_promised = is_training && self.scenario.claims_prompt_recovery();
+        let recovery_max_us = RECOVERY_MAX_US + if self.scenario.has_hidden_faults() { HIDDEN_MAX_US } else { 0 };
         let somebody_is_well = self.workers.iter().any(|worker| {
-            worker.healthy_since.is_some_and(|since| self.now.saturating_sub(since.max(quiet_since)) > RECOVERY_MAX_US)
+            worker.healthy_since.is_some_and(|since| self.now.saturating_sub(since.max(quiet_since)) > recovery_max_us)
         });
-        if is_promised && somebody_is_well && self.scenario.ending == Ending::Finished {
+        if is_training && somebody_is_well && self.scenario.ending == Ending::Finished {
             let stalled_us = self.now - quiet_since;
             self.promises.fail(format!("P5: a fault held up the others for {stalled_us} us, after {complete:?}"));
         }

@@ -14,7 +14,7 @@ use halflife_proto::placement::Placement;
 use halflife_proto::slots::{SlotRange, SlotTree};
 use halflife_proto::tensor_codec::Encoded;
 use halflife_server::JobSpec;
-use halflife_server::lead::Settings;
+use halflife_server::lead::{Demand, Settings};
 
 use crate::faults::{Fault, PlannedFault, Point};
 use crate::gradient::initial_weights;
@@ -63,6 +63,8 @@ pub enum Ending {
     ServerLost(u64),
     /// A NaN stops the job.
     Nonfinite,
+    /// The operator ends it in good order, once this step is complete.
+    Early(u64),
 }
 
 /// The job and all that follows from it.
@@ -126,6 +128,7 @@ impl Job {
             block_elements: job.block_elements,
             initial_tensors: self.from_file.then(shapes),
             lease: Duration::from_micros(LEASE_US),
+            demand: Demand::default(), // no server bounds its memory
         }
     }
 
@@ -206,6 +209,7 @@ impl Scenario {
         let ending = match random.below(10) {
             0 => Ending::ServerLost(random.between(105, STEPS - 2)),
             1 => Ending::Nonfinite,
+            2 => Ending::Early(random.between(105, STEPS - 2)),
             _ => Ending::Finished,
         };
         let nan = match ending {
@@ -227,10 +231,9 @@ impl Scenario {
         Scenario { seed: self.seed, job, workers: 1, ending, faults: Vec::new(), probes: false }
     }
 
-    /// Whether the promise that a death delays the others by a lease and the recomputation can be claimed: a data
-    /// link that is silently dead while its worker's heart beats stalls a step until the link is given up.
-    pub fn claims_prompt_recovery(&self) -> bool {
-        !self.faults.iter().any(|planned| planned.fault.hides_behind_heartbeats())
+    /// Whether a worker's heart may beat on while it is cut off: only the watch over progress notices.
+    pub fn has_hidden_faults(&self) -> bool {
+        self.faults.iter().any(|planned| planned.fault.hides_behind_heartbeats())
     }
 }
 

@@ -127,6 +127,18 @@ impl World<'_> {
                 self.servers[server].has_finished = true;
                 self.coverage.pass(Transition::ServerReleased);
             }
+            Order::AskMissing(step) => {
+                if let Some(shard) = self.servers[server].shard.clone() {
+                    self.coverage.pass(Transition::AskedForTheMissing);
+                    self.send_report(server, Report::Missing(step, shard.missing(step)));
+                }
+            }
+            Order::LastStep(step) => {
+                if let Some(shard) = self.servers[server].shard.clone() {
+                    self.coverage.pass(Transition::AskedToEnd);
+                    self.send_report(server, Report::LastStep(shard.end_with(step)));
+                }
+            }
             Order::Admit { .. } => {}
         }
     }

@@ -95,15 +95,14 @@ impl World<'_> {
         let was_open = std::mem::replace(&mut stream.was_open, true);
         if let Some(step) = server_step {
             member.unreachable.remove(&ServerIndex(peer as u32));
+            member.opened += 1;
+            member.decisions.forget_sent();
             if step.is_none() {
                 member.decisions.note_uninitialized();
             }
         }
         if was_open {
             let kind = if peer == servers { Transition::HeartAgain } else { Transition::StreamAgain };
-            if peer < servers {
-                member.decisions.forget_sent();
-            }
             self.coverage.pass(kind);
             return self.changed(worker);
         }

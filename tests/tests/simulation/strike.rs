@@ -1,6 +1,8 @@
 //! Faults strike: what each does to the processes, links and connections of one worker.
 
 use crate::coverage::Transition;
+use halflife_proto::membership::Operation;
+
 use crate::event::Event;
 use crate::faults::{Fault, Point};
 use crate::network::{ConnectionId, End, Way};
@@ -35,6 +37,12 @@ impl World<'_> {
             && self.servers.iter().all(|server| !server.is_lost)
         {
             self.lose_server(1);
+        }
+        if let Ending::Early(at_step) = scenario.ending
+            && step >= at_step
+            && !self.lead.state.ends_early()
+        {
+            self.end_early();
         }
     }
 
@@ -92,9 +100,10 @@ impl World<'_> {
                 self.workers[worker].is_paused = true;
                 self.queue.push(self.now + lasts_us, Event::Continue(worker));
             }
-            Fault::Drain => match &self.workers[worker].state {
+            Fault::Drain => self.drain(worker),
+            Fault::Rest => self.rest(lasts_us),
+            Fault::Leave => match &self.workers[worker].state {
                 State::Member(member) if !member.is_leaving => {
-                    self.coverage.pass(Transition::Drained);
                     self.leave(worker);
                 }
                 _ => self.crash(worker),
@@ -128,6 +137,42 @@ impl World<'_> {
                 }
             }
         }
+    }
+
+    fn drain(&mut self, worker: usize) {
+        let incarnation = self.workers[worker].incarnation;
+        match self.lead.state.workers().get(&incarnation).map(|known| known.number) {
+            Some(number) => {
+                let (answer, effects) = self.lead.state.operate(Operation::Drain(number));
+                if answer.is_ok() {
+                    self.coverage.pass(Transition::Drained);
+                }
+                self.carry_out(effects, true);
+            }
+            None => self.crash(worker), // it is no member just now
+        }
+    }
+
+    fn rest(&mut self, lasts_us: u64) {
+        let (answer, effects) = self.lead.state.operate(Operation::Pause);
+        if answer.is_ok() {
+            self.coverage.pass(Transition::Rested);
+        }
+        self.carry_out(effects, false);
+        self.queue.push(self.now + lasts_us, Event::Resume);
+    }
+
+    pub(crate) fn resume(&mut self) {
+        let (_, effects) = self.lead.state.operate(Operation::Resume);
+        self.promises.note_disturbance(self.now);
+        self.carry_out(effects, false);
+    }
+
+    /// The operator ends the job before its time.
+    fn end_early(&mut self) {
+        let (_, effects) = self.lead.state.operate(Operation::Stop);
+        self.coverage.pass(Transition::EndedEarly);
+        self.carry_out(effects, false);
     }
 
     /// The process is gone. Mostly its machine says so; when that is gone, too, only silence does.

@@ -60,6 +60,10 @@ pub struct Member {
     pub activity: Activity,
     /// Counts changes of what it knows.
     pub changes: u64,
+    /// The operator asks it to leave.
+    pub is_drained: bool,
+    /// Streams to servers opened so far.
+    pub opened: u64,
     pub is_leaving: bool,
 }
 
@@ -276,6 +280,8 @@ impl World<'_> {
             unreachable: BTreeSet::new(),
             activity: Activity::Waiting,
             changes: 0,
+            is_drained: false,
+            opened: 0,
             is_leaving: false,
         }));
         self.trace.note(self.now, &[1, worker as u64], || format!("worker {worker} has joined"));
@@ -295,6 +301,14 @@ impl World<'_> {
             Notice::Finished(step) => {
                 member.decisions.finish(step);
                 self.coverage.pass(Transition::HeardOfTheEnd);
+            }
+            Notice::Hold(after) => {
+                member.decisions.hold(after);
+                self.coverage.pass(Transition::HeardOfARest);
+            }
+            Notice::Drained => {
+                member.is_drained = true;
+                self.coverage.pass(Transition::HeardOfADrain);
             }
             Notice::Fenced(_) => return self.rejoin(worker),
             Notice::Stopped(_) => {

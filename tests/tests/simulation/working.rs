@@ -26,7 +26,7 @@ pub enum Activity {
     Waiting,
     Initializing,
     Computing { step: Step, nodes: VecDeque<SlotRange>, weights: Arc<WeightsVersion> },
-    Sending { sent: Sent, left: Vec<(usize, VecDeque<Contribution>)>, then: Option<Rest> },
+    Sending { sent: Sent, opened: u64, left: Vec<(usize, VecDeque<Contribution>)>, then: Option<Rest> },
     /// Reads a version that it skipped, one server after the other.
     Pulling { step: Step, blocks: Vec<(ServerIndex, BlockWeights)> },
     Leaving,
@@ -59,6 +59,7 @@ impl World<'_> {
         let changes = member.changes;
         match member.decisions.look() {
             Sight::Finished => self.leave(worker),
+            _ if member.is_drained => self.leave(worker),
             Sight::Initialize => {
                 member.activity = Activity::Initializing;
                 self.set_timer(worker, 10_000, Timer::Computed);
@@ -110,7 +111,8 @@ impl World<'_> {
                 }
             };
         if let Some(member) = self.workers[worker].member() {
-            member.activity = Activity::Sending { sent, left, then };
+            let opened = member.opened;
+            member.activity = Activity::Sending { sent, opened, left, then };
         }
         self.sending_may_go_on(worker);
     }
@@ -132,11 +134,15 @@ impl World<'_> {
             }
         }
         if left.is_empty()
-            && let Activity::Sending { sent, then, .. } = std::mem::replace(&mut member.activity, Activity::Waiting)
+            && let Activity::Sending { sent, opened, then, .. } =
+                std::mem::replace(&mut member.activity, Activity::Waiting)
         {
-            match sent {
-                Sent::Initial => member.decisions.note_initialized(),
-                Sent::Node(step, node) => member.decisions.note_sent(step, node),
+            // A stream that was opened meanwhile has not got it.
+            if opened == member.opened {
+                match sent {
+                    Sent::Initial => member.decisions.note_initialized(),
+                    Sent::Node(step, node) => member.decisions.note_sent(step, node),
+                }
             }
             match then {
                 Some(rest) => self.compute(worker, rest),

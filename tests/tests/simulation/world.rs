@@ -129,7 +129,7 @@ impl<'a> World<'a> {
     /// Finished: every server was told to go. Stopped: every server and every worker knows.
     fn is_over(&self) -> bool {
         match self.scenario.ending {
-            Ending::Finished => self.servers.iter().all(|server| server.has_finished),
+            Ending::Finished | Ending::Early(_) => self.servers.iter().all(|server| server.has_finished),
             Ending::ServerLost(_) | Ending::Nonfinite => {
                 let live = |server: &&ServerSide| !server.is_lost;
                 self.lead.is_stopped()
@@ -173,6 +173,7 @@ impl<'a> World<'a> {
             }
             Event::Start(worker) => self.start(worker),
             Event::Continue(worker) => self.continue_paused(worker),
+            Event::Resume => self.resume(),
             Event::Fault(planned) => self.strike_planned(planned),
             Event::Probe => {
                 self.probe();
