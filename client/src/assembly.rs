@@ -14,6 +14,7 @@ use halflife_proto::tensor_codec::Dtype;
 use crate::block_plan::{BlockPlan, PlannedBlock};
 use crate::error::WeightsViolation;
 use crate::fault_point::{self, FaultPoint};
+use crate::planted::{Bug, planted};
 use crate::weights::WeightsVersion;
 
 /// Superseded versions kept until their readers are done, so that their arena is used again.
@@ -72,10 +73,11 @@ impl Assembly {
         let is_new = match self.received[number] {
             None => true,
             Some(_) if block.frozen => false,
-            // A stream that was opened again begins with the newest published version, of which some blocks
-            // may have been overtaken before it broke.
+            // A stream that was opened again begins with the version that was the newest when it was asked for.
+            // Some of its blocks may have been overtaken before it broke; if all were, the other servers may have
+            // completed the next version meanwhile, but none after that.
             Some(newest) if weights.step < newest => match self.published.as_ref().map(|published| published.step) {
-                Some(published) if published <= weights.step => false,
+                Some(published) if published <= weights.step.next() => false,
                 _ => return Err(WeightsViolation::StepBack { block: block.id, expected: newest, found: weights.step }),
             },
             Some(newest) => weights.step > newest,
@@ -146,6 +148,9 @@ impl Assembly {
             // A model of frozen tensors alone stays as it was initialized.
             (0, 0) => Some(Step::ZERO),
             (0, 1) => self.tally.keys().next().copied(),
+            (0, 2) if planted(Bug::TornVersion) && self.tally.values().any(|blocks| *blocks == 1) => {
+                self.tally.keys().next_back().copied()
+            }
             _ => None,
         }
     }
@@ -299,10 +304,23 @@ mod tests {
         receive_all(&mut assembly, &[0, 1, 2, 3, 4], 5).unwrap();
         receive_all(&mut assembly, &[2, 4], 6);
         assert_eq!(receive_all(&mut assembly, &[2, 4], 5), None, "as a stream opened again begins");
-        let (server, older) = block(&assembly, 2, 4);
+        let (server, older) = block(&assembly, 2, 3);
         assert!(matches!(assembly.receive(server, &older), Err(WeightsViolation::StepBack { .. })));
         let version = receive_all(&mut assembly, &[1, 3], 6).unwrap();
         assert_eq!((version.step, version.values[4]), (Step(6), 206.0));
+    }
+
+    #[test]
+    fn a_stream_that_begins_again_may_find_its_first_version_superseded() {
+        let mut assembly = assembly();
+        receive_all(&mut assembly, &[0, 1, 2, 3, 4], 5).unwrap();
+        receive_all(&mut assembly, &[2, 4], 6);
+        // Their stream breaks and asks to begin with step 5; before it does, the others complete step 6.
+        receive_all(&mut assembly, &[1, 3], 6).unwrap();
+        assert_eq!(receive_all(&mut assembly, &[2, 4], 5), None);
+        let (server, older) = block(&assembly, 2, 4);
+        assert!(matches!(assembly.receive(server, &older), Err(WeightsViolation::StepBack { .. })));
+        assert_eq!(receive_all(&mut assembly, &[1, 2, 3, 4], 7).unwrap().step, Step(7));
     }
 
     #[test]

@@ -35,12 +35,20 @@ mod lead;
 mod member;
 mod node_sum;
 mod options;
+#[cfg_attr(feature = "planted-bugs", doc(hidden))]
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(not(feature = "planted-bugs"))]
+mod planted;
 mod pull;
 mod reopening;
 mod retry;
 mod server_stream;
 mod session;
 mod shipment;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod tensor_set;
 mod weights;
 mod work;

@@ -8,6 +8,8 @@ use halflife_proto::membership::Assignment;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
 
+use crate::planted::{Bug, planted};
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -128,6 +130,9 @@ impl WorkState {
     /// What was sent may not have arrived everywhere: all that is assigned is work again. What did
     /// arrive counts once.
     pub(crate) fn forget_sent(&mut self) {
+        if planted(Bug::SentNotForgotten) {
+            return;
+        }
         self.sent.clear();
         self.initial_weights_sent = false;
     }

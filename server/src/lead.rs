@@ -36,6 +36,13 @@ use crate::config::JobSpec;
 use crate::shard::Identity;
 use state::{Effect, Heard};
 
+/// The lead's decisions, for the simulator that carries them out in virtual time.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation {
+    pub use super::state::{Effect, Heard, Joined, Worker};
+}
+
 /// What a job may need of memory, per element: see [`Demand`].
 fn demand(spec: &JobSpec, optimizer: &Optimizer) -> Demand {
     let f32 = size_of::<f32>() as u64;

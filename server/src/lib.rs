@@ -27,6 +27,11 @@ pub mod node;
 pub mod operator;
 pub mod outbox;
 pub mod placement;
+#[cfg_attr(feature = "planted-bugs", doc(hidden))]
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(not(feature = "planted-bugs"))]
+mod planted;
 mod progress;
 mod reduction;
 mod registry;
@@ -35,6 +40,9 @@ pub mod shard;
 pub mod step_edge;
 
 pub use config::{ConfigError, JobSpec};
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub use registry::SessionId;
 /// The optimizers, for programs that predict what a server computes.
 pub use halflife_optim as optim;
 pub use server::{Part, RunningServer, ServerEnd, ServerError, ServerOptions, start};

@@ -6,6 +6,9 @@
 //! Owns: the registry of blocks and sessions, the progress counter. Locks are held for a few
 //! assignments, never while computing or sending.
 
+#[cfg(feature = "simulation")]
+mod inspection;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -28,9 +31,12 @@ use crate::block::{Applied, Block, Change, Contributed, Rules, Summer, Update, V
 use crate::compute::{Compute, Job};
 use crate::config::JobSpec;
 use crate::outbox::Outbox;
+use crate::planted::{Bug, planted};
 use crate::progress::Progress;
 use crate::reduction::{Collecting, Next, Round};
 use crate::registry::{Blocks, SessionId, Sessions};
+#[cfg(feature = "simulation")]
+pub use inspection::BlockInspection;
 
 /// Who a server is within its job.
 #[derive(Clone, Debug)]
@@ -216,7 +222,7 @@ impl Shard {
     /// A [`Refusal`] with what was expected and what came; nothing has changed.
     pub fn contribute(self: &Arc<Self>, contribution: Contribution) -> Result<Acknowledgement, Refusal> {
         self.check_running()?;
-        if contribution.generation != self.identity.generation {
+        if contribution.generation != self.identity.generation && !planted(Bug::OldGenerationAccepted) {
             return Err(Refusal::mismatch(
                 RefusalCause::WrongGeneration,
                 "contribution",
@@ -473,7 +479,8 @@ impl Shard {
                 self.sessions.close(id);
                 return Err(step_gone(&block, step));
             };
-            outbox.send_baseline(block.id(), version);
+            let stale = planted(Bug::StaleBaseline).then(|| block.current()).flatten();
+            outbox.send_baseline(block.id(), stale.map_or(version, |newest| newest.carried_to(step)));
             if let Some(newer) = block.current().filter(|current| block.changes() && current.step > step) {
                 outbox.send_weights(block.id(), &newer);
             }

@@ -6,6 +6,8 @@
 use halflife_proto::contribution::{Outcome, Payload};
 use halflife_proto::slots::{SlotRange, SlotTree};
 
+use crate::planted::{Bug, planted};
+
 /// One node's contribution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
@@ -38,11 +40,17 @@ impl Gathering {
     /// is already covered changes nothing; one that covers held nodes takes their place.
     pub fn add(&mut self, arrived: Held) -> Outcome {
         debug_assert!(self.tree.is_node(arrived.slots));
-        if self.held.iter().any(|held| held.slots.covers(arrived.slots)) {
+        let is_covered = self.held.iter().any(|held| held.slots.covers(arrived.slots));
+        if is_covered && !planted(Bug::ForgottenDedupe) {
             return Outcome::Duplicate;
         }
         let before = self.held.len();
-        self.held.retain(|held| !arrived.slots.covers(held.slots));
+        if planted(Bug::LateNodeIgnored) && self.held.iter().any(|held| arrived.slots.covers(held.slots)) {
+            return Outcome::Duplicate;
+        }
+        if !planted(Bug::CoveringNodeAdded) && !planted(Bug::ForgottenDedupe) {
+            self.held.retain(|held| !arrived.slots.covers(held.slots));
+        }
         let outcome = if self.held.len() < before { Outcome::Replaced } else { Outcome::Added };
         let place = self.held.partition_point(|held| held.slots.begin < arrived.slots.begin);
         self.held.insert(place, arrived);
@@ -53,7 +61,8 @@ impl Gathering {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         // Disjoint by construction, so counting is enough.
-        self.held.iter().map(|held| held.slots.count()).sum::<u32>() == self.tree.slots()
+        let held = self.held.iter().map(|held| held.slots.count()).sum::<u32>();
+        held == self.tree.slots() || (planted(Bug::PartialStepApplied) && held + 1 == self.tree.slots() && held > 0)
     }
 
     /// The slots that nothing held covers, as runs in slot order.

@@ -27,6 +27,7 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
 
 use super::assignment::split_slots;
+use crate::planted::{Bug, planted};
 use crate::placement::balance;
 pub use memory::Demand;
 use operate::Ending;
@@ -408,7 +409,7 @@ impl LeadState {
             // worker that is alone holds them all, at once.
             let others = self.workers.values().filter(|worker| worker.is_eligible()).count();
             let from_step = match self.complete_step() {
-                Some(complete) if others > 1 => complete.next().next(),
+                Some(complete) if others > 1 || planted(Bug::JoinerBeginsLate) => complete.next().next(),
                 _ => Step::ZERO,
             };
             effects.extend(self.reassign(from_step, Some(incarnation)));
@@ -507,6 +508,9 @@ impl LeadState {
         unreachable: Vec<ServerIndex>,
     ) -> Result<(), Refusal> {
         let Some(worker) = self.workers.get_mut(&incarnation) else {
+            if planted(Bug::FencedHeartbeatAccepted) {
+                return Ok(());
+            }
             let lease_ms = self.settings.lease.as_millis();
             let message = format!("{incarnation} is no member: it never joined, or was silent for over {lease_ms} ms");
             return Err(Refusal::new(RefusalCause::Fenced, message));
@@ -558,7 +562,7 @@ impl LeadState {
         let dead: Vec<(Incarnation, u32)> = self
             .workers
             .iter()
-            .filter(|(_, worker)| now.saturating_sub(worker.heard_at) > lease)
+            .filter(|(_, worker)| now.saturating_sub(worker.heard_at) > lease && !planted(Bug::MissingFence))
             .map(|(incarnation, worker)| (*incarnation, worker.number))
             .collect();
         let mut effects = Vec::new();
@@ -569,7 +573,7 @@ impl LeadState {
             effects.push(Effect::Notify(*incarnation, Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))));
             self.workers.remove(incarnation);
         }
-        if !dead.is_empty() {
+        if !dead.is_empty() && !planted(Bug::SlotsNotMoved) {
             effects.extend(self.reassign(Step::ZERO, None));
             effects.extend(self.finish_when_all_left());
         }
