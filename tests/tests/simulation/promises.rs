@@ -115,7 +115,9 @@ impl<'a> Promises<'a> {
     pub fn check_version(&mut self, worker: usize, version: &WeightsVersion) {
         let step = version.step;
         match self.reference {
-            None if step.0 as usize == self.history.versions.len() => self.history.versions.push(version.values.clone()),
+            None if step.0 as usize == self.history.versions.len() => {
+                self.history.versions.push(version.values.clone())
+            }
             None => self.fail(format!("the undisturbed worker skipped to {step}")),
             Some(reference) => {
                 let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
@@ -200,7 +202,8 @@ impl World<'_> {
             })
             .collect();
         let complete = state.complete_step();
-        let initializers = assignments.iter().filter(|of_one| of_one.last().is_some_and(|last| last.initialize)).count();
+        let initializers =
+            assignments.iter().filter(|of_one| of_one.last().is_some_and(|last| last.initialize)).count();
         if complete.is_none() && !self.scenario.job.from_file && initializers != 1 {
             return Some(format!("{initializers} workers are to initialize"));
         }
@@ -226,7 +229,8 @@ impl World<'_> {
         let Promises { last_progress, last_fault, healed_at, complete, .. } = self.promises;
         let stalled_us = self.now.saturating_sub(last_progress.max(healed_at));
         if stalled_us > STALL_MAX_US {
-            self.promises.fail(format!("nothing was done for {stalled_us} us although all is well, after {complete:?}"));
+            self.promises
+                .fail(format!("nothing was done for {stalled_us} us although all is well, after {complete:?}"));
         }
         let is_training = self.lead.state.phase() == Phase::Training && !self.lead.state.ends_early();
         let quiet_since = last_progress.max(last_fault);

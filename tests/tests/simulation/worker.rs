@@ -44,7 +44,10 @@ pub struct Worker {
 /// What the process is up to.
 pub enum State {
     Down,
-    Joining { call: Option<ConnectionId>, backoff_us: u64 },
+    Joining {
+        call: Option<ConnectionId>,
+        backoff_us: u64,
+    },
     Member(Box<Member>),
     /// It has left, or knows that the job is over; it does not come back.
     Gone,
