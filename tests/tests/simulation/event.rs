@@ -53,6 +53,8 @@ pub enum Timer {
     Computed,
     /// Whether a version is still torn, unless something changed since.
     Patience { changes: u64 },
+    /// Whether a notice has come that explains a refusal.
+    Explanation,
     /// No answer on this connection until now means that there will be none.
     Unanswered(ConnectionId),
 }
