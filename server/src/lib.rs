@@ -40,9 +40,9 @@ pub mod shard;
 pub mod step_edge;
 
 pub use config::{ConfigError, JobSpec};
+/// The optimizers, for programs that predict what a server computes.
+pub use halflife_optim as optim;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub use registry::SessionId;
-/// The optimizers, for programs that predict what a server computes.
-pub use halflife_optim as optim;
 pub use server::{Part, RunningServer, ServerEnd, ServerError, ServerOptions, start};

@@ -27,8 +27,8 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
 
 use super::assignment::split_slots;
-use crate::planted::{Bug, planted};
 use crate::placement::balance;
+use crate::planted::{Bug, planted};
 pub use memory::Demand;
 use operate::Ending;
 pub use progress::Behind;

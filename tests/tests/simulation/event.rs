@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use halflife_proto::contribution::{Acknowledgement, BlockWeights, Contribution};
+use halflife_proto::contribution::{BlockWeights, Contribution};
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::membership::{Notice, Order, Report};
 use halflife_proto::refusal::Refusal;
@@ -18,9 +18,14 @@ pub enum Up {
     Leave,
     Pull(Step),
     /// The first one opens the heartbeat stream.
-    Beat { step: Step, unreachable: Vec<ServerIndex> },
+    Beat {
+        step: Step,
+        unreachable: Vec<ServerIndex>,
+    },
     /// Opens a step stream.
-    Open { from_step: Option<Step> },
+    Open {
+        from_step: Option<Step>,
+    },
     Contribution(Contribution),
 }
 
@@ -34,7 +39,7 @@ pub enum Down {
     Notice(Notice),
     Welcome(Option<Step>),
     Weights(BlockWeights),
-    Acknowledgement(Acknowledgement),
+    Acknowledged,
     /// The answer to something in a stream that goes on.
     Refusal(Refusal),
     /// The stream was refused, or ends so.
@@ -52,7 +57,9 @@ pub enum Timer {
     /// The computation under way is done.
     Computed,
     /// Whether a version is still torn, unless something changed since.
-    Patience { changes: u64 },
+    Patience {
+        changes: u64,
+    },
     /// Whether a notice has come that explains a refusal.
     Explanation,
     /// No answer on this connection until now means that there will be none.
@@ -68,11 +75,28 @@ pub enum Event {
     Report(usize, Report),
     /// A server's node looks at what its shard has to report.
     NodeLooks(usize),
-    Up { connection: ConnectionId, number: u64, is_copy: bool, message: Up },
-    Down { connection: ConnectionId, number: u64, is_copy: bool, message: Down },
+    Up {
+        connection: ConnectionId,
+        number: u64,
+        is_copy: bool,
+        message: Up,
+    },
+    Down {
+        connection: ConnectionId,
+        number: u64,
+        is_copy: bool,
+        message: Down,
+    },
     /// One end of a connection notices that it is no more.
-    Ended { connection: ConnectionId, end: End },
-    Timer { worker: usize, life: u64, timer: Timer },
+    Ended {
+        connection: ConnectionId,
+        end: End,
+    },
+    Timer {
+        worker: usize,
+        life: u64,
+        timer: Timer,
+    },
     Start(usize),
     Continue(usize),
     /// The operator lets the job go on.

@@ -20,6 +20,7 @@ mod probe;
 mod promises;
 mod random;
 mod runner;
+mod scale;
 mod scenario;
 mod server;
 mod streams;

@@ -87,11 +87,8 @@ impl World<'_> {
         let Some((_, shard)) = self.some_shard() else { return };
         let own = shard.identity().hello();
         let mut hello = own.clone();
-        let expected = self.random.pick(&[
-            RefusalCause::WrongProtocol,
-            RefusalCause::WrongJob,
-            RefusalCause::WrongGeneration,
-        ]);
+        let expected =
+            self.random.pick(&[RefusalCause::WrongProtocol, RefusalCause::WrongJob, RefusalCause::WrongGeneration]);
         match expected {
             RefusalCause::WrongProtocol => hello.protocol_version += 1,
             RefusalCause::WrongJob => hello.job = Some(JobId("another".to_owned())),
@@ -155,13 +152,7 @@ impl World<'_> {
     }
 
     /// A contribution that is right but for one thing.
-    fn nonsense(
-        &mut self,
-        server: usize,
-        block: BlockId,
-        wrong: RefusalCause,
-        shard: &Shard,
-    ) -> Option<Contribution> {
+    fn nonsense(&mut self, server: usize, block: BlockId, wrong: RefusalCause, shard: &Shard) -> Option<Contribution> {
         let spec = &self.scenario.job.spec;
         let (slots, complete) = (spec.job.slots, shard.complete());
         let seen = shard.inspect(block)?;

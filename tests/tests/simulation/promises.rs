@@ -17,7 +17,7 @@ use halflife_server::shard::BlockInspection;
 
 use crate::coverage::Transition;
 use crate::lead::TICK_US;
-use crate::scenario::{BLOCK_ELEMENTS, LEASE_US, Scenario, Severity};
+use crate::scenario::{BLOCK_ELEMENTS, LEASE_US, Mode, Scenario, Severity};
 use crate::worker::State;
 use crate::world::World;
 
@@ -102,9 +102,9 @@ impl<'a> Promises<'a> {
             self.fail(format!("{block} went to {step}, expected {expected}"));
         }
         self.steps.insert(block, step);
-        match self.reference {
-            None => self.history.blocks.entry(block).or_default().push(seen.weights.to_vec()),
-            Some(reference) => {
+        match (self.scenario.job.mode, self.reference) {
+            (Mode::Sync, None) => self.history.blocks.entry(block).or_default().push(seen.weights.to_vec()),
+            (Mode::Sync, Some(reference)) => {
                 let known = reference.blocks.get(&block).and_then(|versions| versions.get(step.0 as usize));
                 if known.is_none_or(|known| known[..] != seen.weights[..]) {
                     self.fail(format!("P2: {block} at {step} differs from the undisturbed run"));
@@ -118,7 +118,9 @@ impl<'a> Promises<'a> {
     pub fn check_version(&mut self, worker: usize, version: &WeightsVersion) {
         let step = version.step;
         match self.reference {
-            None if step.0 as usize == self.history.versions.len() => self.history.versions.push(version.values.clone()),
+            None if step.0 as usize == self.history.versions.len() => {
+                self.history.versions.push(version.values.clone())
+            }
             None => self.fail(format!("the undisturbed worker skipped to {step}")),
             Some(reference) => {
                 let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
@@ -203,7 +205,8 @@ impl World<'_> {
             })
             .collect();
         let complete = state.complete_step();
-        let initializers = assignments.iter().filter(|of_one| of_one.last().is_some_and(|last| last.initialize)).count();
+        let initializers =
+            assignments.iter().filter(|of_one| of_one.last().is_some_and(|last| last.initialize)).count();
         if complete.is_none() && !self.scenario.job.from_file && initializers != 1 {
             return Some(format!("{initializers} workers are to initialize"));
         }
@@ -229,7 +232,8 @@ impl World<'_> {
         let Promises { last_progress, last_fault, healed_at, complete, .. } = self.promises;
         let stalled_us = self.now.saturating_sub(last_progress.max(healed_at));
         if stalled_us > STALL_MAX_US {
-            self.promises.fail(format!("nothing was done for {stalled_us} us although all is well, after {complete:?}"));
+            self.promises
+                .fail(format!("nothing was done for {stalled_us} us although all is well, after {complete:?}"));
         }
         let is_training = self.lead.state.phase() == Phase::Training && !self.lead.state.ends_early();
         let quiet_since = last_progress.max(last_fault);
@@ -244,7 +248,8 @@ impl World<'_> {
         }
         if is_training && stalled_us > recovery_max_us {
             let standing = self.standing();
-            self.promises.fail(format!("P5: a fault held up the others for {stalled_us} us, after {complete:?}: {standing}"));
+            self.promises
+                .fail(format!("P5: a fault held up the others for {stalled_us} us, after {complete:?}: {standing}"));
         }
     }
 

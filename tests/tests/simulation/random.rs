@@ -46,7 +46,5 @@ fn scramble(mut z: u64) -> u64 {
 
 /// A number that depends on all of `parts` and their order.
 pub fn mix(parts: &[u64]) -> u64 {
-    parts.iter().fold(0x6a09_e667_f3bc_c908, |hash, part| {
-        scramble((hash ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15))
-    })
+    parts.iter().fold(0x6a09_e667_f3bc_c908, |hash, part| scramble((hash ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15)))
 }

@@ -12,8 +12,8 @@ use halflife_proto::membership::{Order, Partial, Report};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1::{self, step_response::Message};
 use halflife_proto::wire;
-use halflife_server::outbox::{Outbox, Outgoing};
 use halflife_server::SessionId;
+use halflife_server::outbox::{Outbox, Outgoing};
 use halflife_server::shard::{Identity, Shard, Standing};
 use tokio_stream::Stream;
 
@@ -185,7 +185,8 @@ impl World<'_> {
     pub(crate) fn node_looks(&mut self, server: usize) {
         let Some(shard) = &self.servers[server].shard else { return };
         let (now, partial) = (shard.standing().borrow().clone(), shard.partials().borrow().clone());
-        if let Some(partial) = partial.filter(|partial| self.servers[server].reported_partial.as_ref() != Some(partial)) {
+        if let Some(partial) = partial.filter(|partial| self.servers[server].reported_partial.as_ref() != Some(partial))
+        {
             self.servers[server].reported_partial = Some(partial.clone());
             self.send_report(server, Report::Partial(partial));
         }
@@ -362,9 +363,10 @@ fn read(framed: Framed) -> Down {
             let weights = wire::read_weights(weights).expect("a server's weights are well formed");
             Down::Weights(BlockWeights { data, ..weights })
         }
-        Message::Acknowledgement(acknowledgement) => Down::Acknowledgement(
-            wire::read_acknowledgement(acknowledgement).expect("a server's acknowledgement is well formed"),
-        ),
+        Message::Acknowledgement(acknowledgement) => {
+            wire::read_acknowledgement(acknowledgement).expect("a server's acknowledgement is well formed");
+            Down::Acknowledged
+        }
         Message::Refusal(refusal) => Down::Refusal(refusal.into()),
     }
 }

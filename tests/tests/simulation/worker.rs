@@ -44,7 +44,10 @@ pub struct Worker {
 /// What the process is up to.
 pub enum State {
     Down,
-    Joining { call: Option<ConnectionId>, backoff_us: u64 },
+    Joining {
+        call: Option<ConnectionId>,
+        backoff_us: u64,
+    },
     Member(Box<Member>),
     /// It has left, or knows that the job is over; it does not come back.
     Gone,
@@ -266,7 +269,7 @@ impl World<'_> {
             Down::Notice(notice) => self.notified(worker, notice),
             Down::Welcome(step) => self.stream_opened(worker, connection, Some(step)),
             Down::Weights(weights) => self.receive_weights(worker, peer, &weights),
-            Down::Acknowledgement(_) => {}
+            Down::Acknowledged => {}
             Down::Refusal(refusal) | Down::Ended(refusal) => self.refused(worker, connection, &refusal),
         }
     }

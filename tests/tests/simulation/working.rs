@@ -25,10 +25,22 @@ const TORN_PATIENCE_US: u64 = 250_000;
 pub enum Activity {
     Waiting,
     Initializing,
-    Computing { step: Step, nodes: VecDeque<SlotRange>, weights: Arc<WeightsVersion> },
-    Sending { sent: Sent, opened: u64, left: Vec<(usize, VecDeque<Contribution>)>, then: Option<Rest> },
+    Computing {
+        step: Step,
+        nodes: VecDeque<SlotRange>,
+        weights: Arc<WeightsVersion>,
+    },
+    Sending {
+        sent: Sent,
+        opened: u64,
+        left: Vec<(usize, VecDeque<Contribution>)>,
+        then: Option<Rest>,
+    },
     /// Reads a version that it skipped, one server after the other.
-    Pulling { step: Step, blocks: Vec<(ServerIndex, BlockWeights)> },
+    Pulling {
+        step: Step,
+        blocks: Vec<(ServerIndex, BlockWeights)>,
+    },
     Leaving,
 }
 
@@ -88,28 +100,25 @@ impl World<'_> {
         let (job, servers) = (&self.scenario.job, self.servers.len());
         let Some(member) = self.workers[worker].member() else { return };
         let server_indices = (0..servers).map(|server| (server, ServerIndex(server as u32)));
-        let (sent, left, then): (Sent, Vec<_>, _) =
-            match std::mem::replace(&mut member.activity, Activity::Waiting) {
-                Activity::Initializing => {
-                    let weights = initial_weights(job.seed, job.layout.elements());
-                    let cut = |index| member.decisions.initial_contributions(index, &weights).into();
-                    (Sent::Initial, server_indices.map(|(server, index)| (server, cut(index))).collect(), None)
-                }
-                Activity::Computing { step, mut nodes, weights } => {
-                    let Some(node) = nodes.pop_front() else { return };
-                    let gradient = member
-                        .decisions
-                        .sum(node, |slot| slot_gradient(job, step, slot, &weights.values));
-                    let cut = |index| member.decisions.contributions(index, step, node, &gradient).into();
-                    let left = server_indices.map(|(server, index)| (server, cut(index))).collect();
-                    let then = (!nodes.is_empty()).then_some(Rest { step, nodes, weights });
-                    (Sent::Node(step, node), left, then)
-                }
-                other => {
-                    member.activity = other;
-                    return;
-                }
-            };
+        let (sent, left, then): (Sent, Vec<_>, _) = match std::mem::replace(&mut member.activity, Activity::Waiting) {
+            Activity::Initializing => {
+                let weights = initial_weights(job.seed, job.layout.elements());
+                let cut = |index| member.decisions.initial_contributions(index, &weights).into();
+                (Sent::Initial, server_indices.map(|(server, index)| (server, cut(index))).collect(), None)
+            }
+            Activity::Computing { step, mut nodes, weights } => {
+                let Some(node) = nodes.pop_front() else { return };
+                let gradient = member.decisions.sum(node, |slot| slot_gradient(job, step, slot, &weights.values));
+                let cut = |index| member.decisions.contributions(index, step, node, &gradient).into();
+                let left = server_indices.map(|(server, index)| (server, cut(index))).collect();
+                let then = (!nodes.is_empty()).then_some(Rest { step, nodes, weights });
+                (Sent::Node(step, node), left, then)
+            }
+            other => {
+                member.activity = other;
+                return;
+            }
+        };
         if let Some(member) = self.workers[worker].member() {
             let opened = member.opened;
             member.activity = Activity::Sending { sent, opened, left, then };
