@@ -153,8 +153,7 @@ impl World<'_> {
     pub(crate) fn steps_may_be_complete(&mut self) {
         let complete = |server: &crate::server::ServerSide| {
             let standing = server.shard.as_ref()?.standing();
-            let complete = standing.borrow().complete;
-            complete
+            standing.borrow().complete
         };
         let step = self.servers.iter().map(complete).min().flatten();
         if step > self.promises.complete
