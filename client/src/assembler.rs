@@ -32,6 +32,11 @@ pub(crate) async fn assemble(mut assembly: Assembly, mut readers: Vec<ServerRead
                     Err(violation) => return session.fail(ClientError::bad_weights(reader.url(), violation)),
                 }
             }
+            Content::Mark(number) => {
+                if let Some(snapshot) = assembly.mark(reader.server(), number) {
+                    session.change(|session| session.snapshot = Some(snapshot));
+                }
+            }
             Content::End { cause } => {
                 note_end(&assembly, reader, cause, &session);
                 readers.remove(index);

@@ -102,6 +102,8 @@ fn read_welcome(
 /// What a server sends.
 pub(crate) enum Content {
     Weights(BlockWeights),
+    /// A mark that was sent has come back.
+    Mark(u64),
     /// The stream is at its end; nothing more comes from this server.
     End {
         cause: String,
@@ -121,13 +123,13 @@ impl ServerReader {
         &self.url
     }
 
-    /// What comes next that concerns the weights; after an end or a malformed message it must not be
+    /// What comes next that concerns weights and marks; after an end or a malformed message it must not be
     /// asked again. Refusals go to the session.
     pub(crate) fn poll_content(&mut self, session: &SessionHandle, context: &mut Context<'_>) -> Poll<Content> {
         loop {
             return Poll::Ready(match ready!(self.responses.poll_message(context)) {
                 Ok(Some((response, data))) => match self.read(response, data, session) {
-                    Ok(Some(weights)) => Content::Weights(weights),
+                    Ok(Some(content)) => content,
                     Ok(None) => continue,
                     Err(refusal) => Content::Malformed(refusal),
                 },
@@ -147,9 +149,10 @@ impl ServerReader {
         response: v1::StepResponse,
         data: TensorData,
         session: &SessionHandle,
-    ) -> Result<Option<BlockWeights>, Refusal> {
+    ) -> Result<Option<Content>, Refusal> {
         match required(response.message, "message")? {
-            Down::Weights(weights) => Ok(Some(BlockWeights { data, ..read_weights(weights)? })),
+            Down::Weights(weights) => Ok(Some(Content::Weights(BlockWeights { data, ..read_weights(weights)? }))),
+            Down::Mark(v1::Mark { number }) => Ok(Some(Content::Mark(number))),
             Down::Acknowledgement(acknowledgement) => {
                 let acknowledgement = read_acknowledgement(acknowledgement)?;
                 tracing::trace!(server = self.server.0, ?acknowledgement, "acknowledged");
@@ -185,7 +188,7 @@ impl Outgoing {
         while let Some(number) = numbers.get(*next) {
             *next += 1;
             let block = &self.plan.blocks()[*number];
-            let contribution = shipment.contribution(block, self.generation, &mut self.encoder);
+            let contribution = shipment.contribution(*number, block, self.generation, &mut self.encoder);
             if contribution.is_some() {
                 return contribution;
             }
@@ -193,6 +196,10 @@ impl Outgoing {
         self.current = None;
         None
     }
+}
+
+fn mark(number: u64) -> v1::StepRequest {
+    v1::StepRequest { message: Some(Up::Mark(v1::Mark { number })), from_step: None }
 }
 
 impl Stream for Outgoing {
@@ -204,7 +211,10 @@ impl Stream for Outgoing {
                 return Poll::Ready(Some(framing::contribution(contribution, &mut self.heads)));
             }
             match ready!(self.queue.poll_recv(context)) {
-                Some(shipment) => self.current = Some((shipment, 0)),
+                Some(shipment) => match shipment.mark_number() {
+                    Some(number) => return Poll::Ready(Some(framing::message(&mark(number)))),
+                    None => self.current = Some((shipment, 0)),
+                },
                 None => return Poll::Ready(None),
             }
         }

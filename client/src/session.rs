@@ -10,6 +10,7 @@ use std::sync::Arc;
 use halflife_proto::ids::{ServerIndex, Step};
 use tokio::sync::watch;
 
+use crate::assembly::Snapshot;
 use crate::error::ClientError;
 use crate::weights::WeightsVersion;
 use crate::work::WorkState;
@@ -20,6 +21,8 @@ pub(crate) struct Session {
     pub(crate) work: WorkState,
     /// Newest complete version.
     pub(crate) weights: Option<Arc<WeightsVersion>>,
+    /// In the asynchronous modes: what was copied when the newest mark was back from every server.
+    pub(crate) snapshot: Option<Snapshot>,
     /// A step that every server has reached while some are ahead: see `Assembly::torn_at`.
     pub(crate) torn_at: Option<Step>,
     /// Servers this worker cannot reach just now.
@@ -43,8 +46,8 @@ pub(crate) struct SessionHandle(watch::Sender<Session>);
 impl SessionHandle {
     /// A session about which only `work` is known.
     pub(crate) fn new(work: WorkState) -> SessionHandle {
-        let (weights, torn_at, unreachable, failures) = (None, None, BTreeSet::new(), Vec::new());
-        SessionHandle(watch::Sender::new(Session { work, weights, torn_at, unreachable, failures }))
+        let (weights, snapshot, torn_at, unreachable, failures) = (None, None, None, BTreeSet::new(), Vec::new());
+        SessionHandle(watch::Sender::new(Session { work, weights, snapshot, torn_at, unreachable, failures }))
     }
 
     /// Looks; the guard must not be held across an await.

@@ -38,8 +38,11 @@ pub(crate) struct WorkState {
     /// Some server has no weights yet.
     uninitialized: bool,
     initial_weights_sent: bool,
-    /// Slots are handed out one by one: on a lossy wire each is encoded alone (DESIGN.md rule 2).
+    /// Slots are handed out one by one: on a lossy wire each is encoded alone (DESIGN.md rule 2), and a
+    /// quorum chooses among them.
     single_slots: bool,
+    /// In the asynchronous modes: the step of the newest ticket.
+    ticket: Option<Step>,
 }
 
 impl WorkState {
@@ -56,6 +59,7 @@ impl WorkState {
             uninitialized: false,
             initial_weights_sent: false,
             single_slots,
+            ticket: None,
         }
     }
 
@@ -71,6 +75,9 @@ impl WorkState {
 
     /// The step being computed: 0 before there are weights.
     pub(crate) fn current_step(&self) -> Step {
+        if let Some(ticket) = self.ticket {
+            return ticket;
+        }
         self.weights.map_or(Step::ZERO, |weights| weights.next().min(self.last_step))
     }
 
@@ -109,6 +116,11 @@ impl WorkState {
             self.weights = Some(step);
             self.forget_ended();
         }
+    }
+
+    /// The lead has given this worker a ticket.
+    pub(crate) fn note_ticket(&mut self, step: Step) {
+        self.ticket = Some(step);
     }
 
     /// This worker has sent a node.

@@ -6,7 +6,10 @@
 mod assignment;
 pub mod control_service;
 mod initial_weights;
+mod quorum;
 mod state;
+mod ticket_desk;
+mod tickets;
 
 use halflife_proto::placement::ServerAddress;
 use std::collections::HashMap;
@@ -27,11 +30,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::{error, info, warn};
 
 pub use initial_weights::{InitialWeights, InitialWeightsError};
+pub use quorum::Quorum;
 pub use state::{LeadState, Phase, Settings};
+pub use tickets::Tickets;
 
 use crate::config::JobSpec;
 use crate::shard::Identity;
 use state::{Effect, Heard};
+use ticket_desk::TicketDesk;
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(50);
@@ -47,6 +53,7 @@ pub struct Lead {
     inner: Mutex<Inner>,
     /// Changes whenever the state may have; for whoever waits for a phase.
     changed: watch::Sender<()>,
+    tickets: TicketDesk,
 }
 
 #[derive(Debug)]
@@ -69,8 +76,11 @@ impl Lead {
             block_elements: spec.job.block_elements,
             initial_tensors: initial_weights.as_ref().map(InitialWeights::shapes),
             lease: Duration::from_millis(spec.membership.lease_ms),
+            consistency: spec.job.consistency(),
         };
-        if let Some(why) = spec.wire.why_not_reproducible() {
+        let consistency = spec.job.consistency();
+        let why = consistency.why_not_reproducible(spec.job.slots).or(spec.wire.why_not_reproducible());
+        if let Some(why) = why {
             warn!("P2 is off, the trained bits depend on who computed what: {why}");
         }
         let inner = Inner { state: LeadState::new(settings), servers: HashMap::new() };
@@ -82,6 +92,7 @@ impl Lead {
             started: Instant::now(),
             inner: Mutex::new(inner),
             changed: watch::Sender::new(()),
+            tickets: TicketDesk::default(),
         })
     }
 
@@ -109,7 +120,7 @@ impl Lead {
             steps: job.steps,
             block_elements: job.block_elements,
             combine: job.combine,
-            mode: job.mode,
+            consistency: job.consistency(),
             workload_toml: self.spec.workload_toml(),
             spec_revision: 0,
             optimizer_toml: self.spec.optimizer_toml(),
@@ -179,6 +190,8 @@ impl Lead {
                     Report::Placed(_) => state.placed(index),
                     Report::Complete(step) => state.complete(index, step),
                     Report::Partial(partial) => state.partial(partial),
+                    Report::Slots { step, slots } => state.slots_complete(index, step, &slots),
+                    Report::Pushes(pushes) => state.pushes(index, &pushes),
                     Report::Halted(refusal) => {
                         error!(%index, %refusal, "a server has halted");
                         state.halted(refusal)
@@ -257,6 +270,7 @@ impl Lead {
                     tokio::spawn(async move { weights.send(generation, &manifest, &placement, &servers).await });
                 }
             }
+            Effect::TicketReady(worker) => self.tickets.call(worker),
             Effect::Warn(message) => warn!("{message}"),
         }
     }

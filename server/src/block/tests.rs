@@ -19,6 +19,7 @@ fn rules_of(optimizer: &str, combine: Combine, nonfinite: NonfinitePolicy) -> Ar
         nonfinite,
         steps: Step(10),
         wire: Wire::default(),
+        consistency: Consistency::default(),
     })
 }
 
@@ -34,7 +35,7 @@ fn bytes(values: &[f32]) -> Payload {
 fn contribution(step: u64, slots: (u32, u32), payload: Payload) -> Contribution {
     let slots = SlotRange::new(slots.0, slots.1).unwrap();
     let (generation, weight) = (Generation(1), f64::from(slots.count()));
-    Contribution { block: ID, generation, step: Step(step), slots, weight, payload }
+    Contribution { block: ID, generation, step: Step(step), slots, weight, payload, push: None }
 }
 
 fn initialized(rules: &Arc<Rules>) -> Block {

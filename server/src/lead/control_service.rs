@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
-use halflife_proto::job::Wire;
 use halflife_proto::membership::{Order, Report};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1::{self, control_server::Control};
@@ -18,6 +17,7 @@ use tracing::info;
 
 use super::Lead;
 use super::state::{LeadState, Phase};
+use crate::config::JobSpec;
 use crate::node::CHANNEL_CAPACITY;
 
 /// Serves the lead's side of the contract; on other servers it refuses with `NOT_LEAD`.
@@ -131,6 +131,13 @@ impl Control for ControlService {
         Ok(Response::new(status(&*self.lead()?)))
     }
 
+    async fn ticket(&self, request: Request<v1::TicketRequest>) -> Result<Response<v1::TicketResponse>, Status> {
+        let lead = self.lead()?;
+        let v1::TicketRequest { hello, sequence } = request.into_inner();
+        let hello = check_worker(&lead, hello)?;
+        Ok(Response::new(lead.ticket(hello.incarnation, sequence).await?.into()))
+    }
+
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
         let lead = self.lead()?;
         let hello = check_worker(&lead, request.into_inner().hello)?;
@@ -219,8 +226,10 @@ fn status(lead: &Lead) -> v1::JobStatus {
             lr: lead.lr(state),
             workers: worker_statuses(lead, state),
             servers: server_statuses(state),
-            promises: vec![bit_reproducibility(state, lead.spec().wire)],
+            promises: vec![bit_reproducibility(state, lead.spec())],
             note,
+            quorum: state.quorum().map(Into::into),
+            tickets: state.tickets().map(Into::into),
         }
     })
 }
@@ -266,11 +275,12 @@ fn server_statuses(state: &LeadState) -> Vec<v1::ServerStatus> {
     statuses
 }
 
-fn bit_reproducibility(state: &LeadState, wire: Wire) -> v1::PromiseStatus {
+fn bit_reproducibility(state: &LeadState, spec: &JobSpec) -> v1::PromiseStatus {
     let mut fingerprints = state.workers().values().map(|worker| &worker.fingerprint);
     let first = fingerprints.next();
     let other = fingerprints.find(|fingerprint| Some(*fingerprint) != first);
-    let why = match (wire.why_not_reproducible(), first, other) {
+    let consistency = spec.job.consistency().why_not_reproducible(spec.job.slots);
+    let why = match (consistency.or(spec.wire.why_not_reproducible()), first, other) {
         (Some(why), ..) => why.to_owned(),
         (None, Some(first), Some(other)) => format!("workers differ: {first} / {other}"),
         _ => String::new(),

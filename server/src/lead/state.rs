@@ -7,6 +7,8 @@
 //! An assignment is advice, never a permission: a slot computed twice counts once (rule 1), so the
 //! machine only has to make sure that every slot is assigned to somebody living.
 
+mod modes;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,11 +16,14 @@ use halflife_optim::Sums;
 use halflife_proto::blocks::{BLOCKS_MAX, BlockId, block_count};
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+use halflife_proto::job::Consistency;
 use halflife_proto::manifest::{Manifest, Role};
 use halflife_proto::membership::{Assignment, BlockSums, Notice, Order, Partial, Total};
 use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
+
+use modes::{Decider, changing_servers};
 
 use super::assignment::split_slots;
 use crate::placement::balance;
@@ -40,6 +45,8 @@ pub struct Settings {
     pub whole_tensors: bool,
     /// Silence after which a worker is taken for dead.
     pub lease: Duration,
+    /// When steps are applied.
+    pub consistency: Consistency,
 }
 
 /// Something to do, in this order.
@@ -51,6 +58,8 @@ pub enum Effect {
     Notify(Incarnation, Notice),
     /// Read the initial weights from their file and send them to the servers.
     LoadInitialWeights,
+    /// A worker that was told to wait for a ticket may ask again.
+    TicketReady(Incarnation),
     /// Worth a person's attention.
     Warn(String),
 }
@@ -153,6 +162,9 @@ pub struct LeadState {
     /// Parts of a norm over the model, until every block's is there.
     norm: Option<((Step, u32), BTreeMap<BlockId, BlockSums>)>,
     epoch: u64,
+    decider: Decider,
+    /// Servers whose blocks change: the others have nothing to tell of slots and pushes.
+    changing_servers: usize,
     finished: bool,
     stopped: Option<Refusal>,
 }
@@ -163,6 +175,8 @@ impl LeadState {
     pub fn new(settings: Settings) -> LeadState {
         LeadState {
             servers: vec![None; settings.servers as usize],
+            decider: Decider::new(&settings),
+            changing_servers: 0,
             settings,
             workers: BTreeMap::new(),
             workers_joined: 0,
@@ -208,7 +222,12 @@ impl LeadState {
         if let Some(server) = self.server_mut(index) {
             server.complete = server.complete.max(Some(step));
         }
-        if self.finished || self.stopped.is_some() || self.complete_step() < Some(self.settings.steps) {
+        if self.complete_step() < Some(self.settings.steps) { Vec::new() } else { self.finish_once() }
+    }
+
+    /// Every step is complete.
+    fn finish_once(&mut self) -> Vec<Effect> {
+        if self.finished || self.stopped.is_some() {
             return Vec::new();
         }
         self.finished = true;
@@ -277,14 +296,16 @@ impl LeadState {
         self.servers.iter().all(|server| server.as_ref().is_some_and(|server| server.placed))
     }
 
-    /// Newest step complete on every server; `None` before the initialization is.
+    /// Newest step complete on every server; `None` before the initialization is. In the asynchronous
+    /// modes, the step up to which every ticket is done or void.
     #[must_use]
     pub fn complete_step(&self) -> Option<Step> {
         if !self.all_placed() {
             return None;
         }
         // A server without blocks that change says so with the last step.
-        self.present().map(|server| server.complete).min().flatten()
+        let complete = self.present().map(|server| server.complete).min().flatten();
+        complete.map(|complete| self.settled_step(complete))
     }
 
     // ---- workers ----
@@ -321,6 +342,7 @@ impl LeadState {
                 unreachable: Vec::new(),
             };
             self.workers.insert(incarnation, worker);
+            self.admit_to_tickets(incarnation);
             // The others hold the slots of the step under way; the joiner starts with a later one. A
             // worker that is alone holds them all, at once.
             let from_step = match self.complete_step() {
@@ -394,6 +416,7 @@ impl LeadState {
         let addresses = self.present().map(|server| server.address.clone()).collect();
         let placement = balance(&manifest, 1, self.settings.block_elements, self.settings.whole_tensors, addresses)
             .map_err(|error| Refusal::new(RefusalCause::Malformed, error.to_string()))?;
+        self.changing_servers = changing_servers(&manifest, &placement);
         self.model = Some((manifest.clone(), placement.clone()));
         let order = Order::Place { manifest, placement };
         Ok((0..self.servers.len()).map(|index| Effect::Order(ServerIndex(index as u32), order.clone())).collect())
@@ -445,7 +468,8 @@ impl LeadState {
         if self.workers.remove(&incarnation).is_none() {
             return Vec::new();
         }
-        let mut effects = self.reassign(Step::ZERO, None);
+        let mut effects = self.void_tickets_of(incarnation);
+        effects.extend(self.reassign(Step::ZERO, None));
         effects.extend(self.finish_when_all_left());
         effects
     }
@@ -466,6 +490,7 @@ impl LeadState {
             effects.push(Effect::Warn(message.clone()));
             effects.push(Effect::Notify(*incarnation, Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))));
             self.workers.remove(incarnation);
+            effects.extend(self.void_tickets_of(*incarnation));
         }
         if !dead.is_empty() {
             effects.extend(self.reassign(Step::ZERO, None));
@@ -481,7 +506,11 @@ impl LeadState {
         let initialized = complete.is_some();
         let mut by_number: Vec<(&Incarnation, &mut Worker)> = self.workers.iter_mut().collect();
         by_number.sort_by_key(|(_, worker)| worker.number);
-        let shares = split_slots(self.settings.slots, by_number.len());
+        let shares = match self.settings.consistency.mode.has_tickets() {
+            // Nobody owns slots: a ticket is all slots of its step.
+            true => vec![Vec::new(); by_number.len()],
+            false => split_slots(self.settings.slots, by_number.len()),
+        };
         let mut effects = Vec::new();
         for (place, ((incarnation, worker), nodes)) in by_number.into_iter().zip(shares).enumerate() {
             let initialize = place == 0 && !initialized && self.settings.initial_tensors.is_none();

@@ -22,6 +22,7 @@ fn settings(servers: u32) -> Settings {
         initial_tensors: None,
         whole_tensors: false,
         lease: LEASE,
+        consistency: Consistency::default(),
     }
 }
 
