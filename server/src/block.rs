@@ -580,4 +580,6 @@ fn initial_planes(optimizer: &Optimizer, id: BlockId, elements: usize, shape: &[
 }
 
 #[cfg(test)]
+mod mode_tests;
+#[cfg(test)]
 mod tests;

@@ -121,6 +121,8 @@ pub struct TicketReport {
 /// A distribution of staleness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Staleness {
+    /// How many there are: tickets, or updates of blocks.
+    pub count: u64,
     /// The largest.
     pub max: u64,
     /// The mean.
@@ -136,8 +138,8 @@ pub struct Staleness {
 impl From<v1::TicketStatus> for TicketReport {
     fn from(status: v1::TicketStatus) -> TicketReport {
         let staleness = |values: Option<v1::Distribution>| {
-            let v1::Distribution { max, mean, p50, p95, p99, .. } = values.unwrap_or_default();
-            Staleness { max, mean, p50, p95, p99 }
+            let v1::Distribution { count, max, mean, p50, p95, p99 } = values.unwrap_or_default();
+            Staleness { count, max, mean, p50, p95, p99 }
         };
         TicketReport {
             done: status.done,

@@ -44,7 +44,7 @@ fn part(f: &mut fmt::Formatter<'_>, name: &str, accuracy: f64, loss: f64, sample
 }
 
 fn staleness(f: &mut fmt::Formatter<'_>, name: &str, values: &Staleness) -> fmt::Result {
-    let Staleness { max, mean, p50, p95, p99 } = values;
+    let Staleness { max, mean, p50, p95, p99, count: _ } = values;
     write!(f, "\n  {name:<16} mean {mean:.2}, p50 {p50}, p95 {p95}, p99 {p99}, max {max}")
 }
 

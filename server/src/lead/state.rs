@@ -219,8 +219,12 @@ impl LeadState {
 
     /// All blocks of a server are complete at a step.
     pub fn complete(&mut self, index: ServerIndex, step: Step) -> Vec<Effect> {
+        let was_initialized = self.complete_step().is_some();
         if let Some(server) = self.server_mut(index) {
             server.complete = server.complete.max(Some(step));
+        }
+        if !was_initialized && self.tickets().is_some() {
+            return self.open_tickets();
         }
         if self.complete_step() < Some(self.settings.steps) { Vec::new() } else { self.finish_once() }
     }

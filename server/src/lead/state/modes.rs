@@ -101,6 +101,14 @@ impl LeadState {
         }
     }
 
+    /// A server has its first weights: if it is the last to, whoever waits for a ticket may ask again.
+    pub(super) fn open_tickets(&self) -> Vec<Effect> {
+        match self.complete_step() {
+            Some(_) => self.workers.keys().copied().map(Effect::TicketReady).collect(),
+            None => Vec::new(),
+        }
+    }
+
     /// A worker has joined.
     pub(super) fn admit_to_tickets(&mut self, worker: Incarnation) {
         if let Decider::Tickets(tickets) = &mut self.decider {
