@@ -1,4 +1,5 @@
-//! The task that owns the assembly: reads the streams of all servers in turn, publishes versions.
+//! The task that owns the assembly: reads the streams of all servers in turn, publishes versions, and
+//! opens streams again that break.
 //!
 //! It never waits for the member. What comes is copied right where it is read: handing it to another
 //! task would cost small models more than the copy, and one task at a time can own the arena. The
@@ -8,23 +9,39 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
+use halflife_proto::ids::ServerIndex;
+
 use crate::assembly::Assembly;
 use crate::error::ClientError;
-use crate::server_stream::{Content, ServerReader};
+use crate::reopening::{Reopener, Reopening};
+use crate::server_stream::{Content, Opened, ServerReader};
 use crate::session::SessionHandle;
 
 /// Other tasks of the thread get their turn after so many bytes: about 60 us.
 const BYTES_AT_A_TIME: usize = 1 << 20;
 
-/// Assembles until the streams are at their end or something does not fit.
-pub(crate) async fn assemble(mut assembly: Assembly, mut readers: Vec<ServerReader>, session: SessionHandle) {
+/// A server as the assembler sees it.
+enum Link {
+    Open(ServerReader),
+    Broken(ServerIndex, Reopening),
+}
+
+/// What a link brings.
+enum Event {
+    Content(Content),
+    Reopened(Result<Opened, ClientError>),
+}
+
+/// Assembles until every server has sent all it had to or something does not fit.
+pub(crate) async fn assemble(mut assembly: Assembly, readers: Vec<ServerReader>, reopener: Reopener) {
+    let session = reopener.session.clone();
+    let mut links: Vec<Link> = readers.into_iter().map(Link::Open).collect();
     let (mut turn, mut copied) = (0, 0);
-    while !readers.is_empty() {
-        let (index, content) = poll_fn(|context| next(&mut readers, turn, &session, context)).await;
+    while !links.is_empty() {
+        let (index, event) = poll_fn(|context| next(&mut links, turn, &session, context)).await;
         turn = index + 1;
-        let reader = &readers[index];
-        match content {
-            Content::Weights(weights) => {
+        match (event, &links[index]) {
+            (Event::Content(Content::Weights(weights)), Link::Open(reader)) => {
                 copied += weights.data.len();
                 match assembly.receive(reader.server(), &weights) {
                     Ok(Some(version)) => session.publish(version),
@@ -32,16 +49,28 @@ pub(crate) async fn assemble(mut assembly: Assembly, mut readers: Vec<ServerRead
                     Err(violation) => return session.fail(ClientError::bad_weights(reader.url(), violation)),
                 }
             }
-            Content::Mark(number) => {
+            (Event::Content(Content::Mark(number)), Link::Open(reader)) => {
                 if let Some(snapshot) = assembly.mark(reader.server(), number) {
                     session.change(|session| session.snapshot = Some(snapshot));
                 }
             }
-            Content::End { cause } => {
-                note_end(&assembly, reader, cause, &session);
-                readers.remove(index);
+            (Event::Content(Content::End { cause }), Link::Open(reader)) => {
+                match reopen(&assembly, reader, &cause, &reopener) {
+                    Some(link) => links[index] = link,
+                    None => drop(links.remove(index)),
+                }
             }
-            Content::Malformed(refusal) => return session.fail(ClientError::bad_message(reader.url(), refusal)),
+            (Event::Content(Content::Malformed(refusal)), Link::Open(reader)) => {
+                return session.fail(ClientError::bad_message(reader.url(), refusal));
+            }
+            (Event::Reopened(Ok((shipments, reader, step))), Link::Broken(server, _)) => {
+                tracing::info!(%server, url = reader.url(), "the server is reached again");
+                session.note_opened(*server, shipments, step);
+                links[index] = Link::Open(reader);
+            }
+            (Event::Reopened(Err(failure)), _) => return session.fail(failure),
+            // Only an open link brings content, only a broken one is opened again.
+            (Event::Content(_), Link::Broken(..)) | (Event::Reopened(_), Link::Open(_)) => {}
         }
         note_torn(&assembly, &session);
         if copied >= BYTES_AT_A_TIME {
@@ -51,30 +80,31 @@ pub(crate) async fn assemble(mut assembly: Assembly, mut readers: Vec<ServerRead
     }
 }
 
-/// What the next reader that has something brings, from number `turn` on, so that none is passed over.
-fn next(
-    readers: &mut [ServerReader],
-    turn: usize,
-    session: &SessionHandle,
-    context: &mut Context<'_>,
-) -> Poll<(usize, Content)> {
-    let count = readers.len();
+/// What the next link that has something brings, from number `turn` on, so that none is passed over.
+fn next(links: &mut [Link], turn: usize, session: &SessionHandle, context: &mut Context<'_>) -> Poll<(usize, Event)> {
+    let count = links.len();
     for index in (turn..turn + count).map(|turn| turn % count) {
-        if let Poll::Ready(content) = readers[index].poll_content(session, context) {
-            return Poll::Ready((index, content));
+        let event = match &mut links[index] {
+            Link::Open(reader) => reader.poll_content(session, context).map(Event::Content),
+            Link::Broken(_, opening) => opening.as_mut().poll(context).map(Event::Reopened),
+        };
+        if let Poll::Ready(event) = event {
+            return Poll::Ready((index, event));
         }
     }
     Poll::Pending
 }
 
-/// A stream that ends is lost, unless the server has sent all it had to.
-fn note_end(assembly: &Assembly, reader: &ServerReader, cause: String, session: &SessionHandle) {
-    let (server, last_step) = (reader.server(), session.look().work.last_step());
-    if assembly.has_all_of(server, last_step) {
-        return;
+/// A stream that ends is opened again, unless the server has sent all it had to.
+fn reopen(assembly: &Assembly, reader: &ServerReader, cause: &str, reopener: &Reopener) -> Option<Link> {
+    let (server, session) = (reader.server(), &reopener.session);
+    if assembly.has_all_of(server, session.look().work.last_step()) {
+        return None;
     }
-    session.note_reach(server, false);
-    session.fail(ClientError::ServerLost { server, url: reader.url().to_owned(), cause });
+    session.note_unreachable(server);
+    let seconds = reopener.give_up_after.as_secs();
+    tracing::warn!(%server, url = reader.url(), cause, "lost a server; trying to reach it again for {seconds} s");
+    Some(Link::Broken(server, reopener.reopen(server, reader.url())))
 }
 
 fn note_torn(assembly: &Assembly, session: &SessionHandle) {

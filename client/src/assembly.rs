@@ -17,6 +17,8 @@ use halflife_proto::tensor_codec::Dtype;
 
 use crate::block_plan::{BlockPlan, PlannedBlock};
 use crate::error::WeightsViolation;
+use crate::fault_point::{self, FaultPoint};
+use crate::planted::{Bug, planted};
 use crate::weights::WeightsVersion;
 
 /// Superseded versions kept until their readers are done, so that their arena is used again.
@@ -123,10 +125,11 @@ impl Assembly {
         let is_new = match self.received[number] {
             None => true,
             Some(_) if block.frozen => false,
-            // A stream that was opened again begins with the newest published version, of which some blocks
-            // may have been overtaken before it broke.
+            // A stream that was opened again begins with the version that was the newest when it was asked for.
+            // Some of its blocks may have been overtaken before it broke; if all were, the other servers may have
+            // completed the next version meanwhile, but none after that.
             Some(newest) if weights.step < newest => match self.published.as_ref().map(|published| published.step) {
-                Some(published) if published <= weights.step => false,
+                Some(published) if published <= weights.step.next() => false,
                 _ => return Err(WeightsViolation::StepBack { block: block.id, expected: newest, found: weights.step }),
             },
             Some(newest) => weights.step > newest,
@@ -180,7 +183,11 @@ impl Assembly {
         if block.frozen {
             return;
         }
-        *self.tally.entry(step).or_default() += 1;
+        let of_step = self.tally.entry(step).or_default();
+        *of_step += 1;
+        if *of_step == 1 {
+            fault_point::reach(FaultPoint::FirstWeights);
+        }
         if let Some(before) = before
             && let Some(count) = self.tally.get_mut(&before)
         {
@@ -196,12 +203,16 @@ impl Assembly {
             // A model of frozen tensors alone stays as it was initialized.
             (0, 0) => Some(Step::ZERO),
             (0, 1) => self.tally.keys().next().copied(),
+            (0, 2) if planted(Bug::TornVersion) && self.tally.values().any(|blocks| *blocks == 1) => {
+                self.tally.keys().next_back().copied()
+            }
             _ => None,
         }
     }
 
     fn publish(&mut self, step: Step) -> Arc<WeightsVersion> {
         let values = self.next.take().expect("a block was copied into the arena just now");
+        fault_point::reach(FaultPoint::WeightsComplete);
         self.keep(WeightsVersion { step, values, lr: self.lr, decay: self.decay })
     }
 
@@ -353,7 +364,7 @@ mod tests {
         receive_all(&mut assembly, &[0, 1, 2, 3, 4], 5).unwrap();
         receive_all(&mut assembly, &[2, 4], 6);
         assert_eq!(receive_all(&mut assembly, &[2, 4], 5), None, "as a stream opened again begins");
-        let (server, older) = block(&assembly, 2, 4);
+        let (server, older) = block(&assembly, 2, 3);
         assert!(matches!(assembly.receive(server, &older), Err(WeightsViolation::StepBack { .. })));
         let version = receive_all(&mut assembly, &[1, 3], 6).unwrap();
         assert_eq!((version.step, version.values[4]), (Step(6), 206.0));
@@ -363,11 +374,9 @@ mod tests {
     fn a_snapshot_is_the_newest_blocks_once_a_mark_is_back_from_every_server() {
         let mut assembly = assembly().with_snapshots();
         assert!(receive_all(&mut assembly, &[0, 1, 2, 3], 0).is_none());
-        assert!(
-            assembly.mark(ServerIndex(0), 1).is_none() && assembly.mark(ServerIndex(1), 1).is_none(),
-            "block 4 is missing"
-        );
+        assert!(assembly.mark(ServerIndex(0), 1).is_none());
         receive(&mut assembly, 4, 0);
+        assert_eq!(assembly.mark(ServerIndex(1), 1).expect("back from both").versions[..], [Step::ZERO; 5]);
         receive(&mut assembly, 2, 1);
         receive(&mut assembly, 3, 2);
         assert!(assembly.mark(ServerIndex(0), 2).is_none());
@@ -383,6 +392,19 @@ mod tests {
         let second = assembly.mark(ServerIndex(0), 3).unwrap();
         assert_eq!((second.weights.values[7], first.weights.values.clone()), (401.0, before));
         assert_eq!(assembly.torn_at(), None);
+    }
+
+    #[test]
+    fn a_stream_that_begins_again_may_find_its_first_version_superseded() {
+        let mut assembly = assembly();
+        receive_all(&mut assembly, &[0, 1, 2, 3, 4], 5).unwrap();
+        receive_all(&mut assembly, &[2, 4], 6);
+        // Their stream breaks and asks to begin with step 5; before it does, the others complete step 6.
+        receive_all(&mut assembly, &[1, 3], 6).unwrap();
+        assert_eq!(receive_all(&mut assembly, &[2, 4], 5), None);
+        let (server, older) = block(&assembly, 2, 4);
+        assert!(matches!(assembly.receive(server, &older), Err(WeightsViolation::StepBack { .. })));
+        assert_eq!(receive_all(&mut assembly, &[1, 2, 3, 4], 7).unwrap().step, Step(7));
     }
 
     #[test]

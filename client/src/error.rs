@@ -63,22 +63,12 @@ pub enum ClientError {
     /// The job has ended without finishing.
     #[error("the job has stopped: {0}")]
     JobStopped(Refusal),
-    /// The stream to a server ended before the job did.
-    #[error("lost {server} at {url}: {cause}")]
-    ServerLost {
-        /// The server.
-        server: ServerIndex,
-        /// Where it was.
-        url: String,
-        /// How the stream ended.
-        cause: String,
-    },
-    /// The heartbeat stream ended before the job did.
+    /// The lead did not take leave of this worker.
     #[error("lost the lead at {url}: {cause}")]
     LeadLost {
         /// Where it was.
         url: String,
-        /// How the stream ended.
+        /// What happened instead.
         cause: String,
     },
     /// The peer sent what the contract does not allow.
@@ -212,7 +202,7 @@ impl ClientError {
     /// reason under way in a notice, and a refusal may be one symptom of it.
     pub(crate) fn weight(&self) -> Weight {
         match self {
-            ClientError::ServerLost { .. } | ClientError::LeadLost { .. } => Weight::Broken,
+            ClientError::LeadLost { .. } | ClientError::GaveUp { .. } => Weight::Broken,
             ClientError::Refused { .. } => Weight::Symptom,
             _ => Weight::Reason,
         }

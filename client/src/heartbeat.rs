@@ -16,6 +16,8 @@ use tonic::Streaming;
 
 use crate::connection::{call, connect, control_client};
 use crate::error::{ClientError, status_cause};
+use crate::fault_point::{self, FaultPoint};
+use crate::retry::Backoff;
 use crate::session::SessionHandle;
 
 /// The writing half of the heartbeat stream. The lease lasts as long as this runs: the transport
@@ -32,6 +34,51 @@ pub(crate) struct NoticeReader {
     url: String,
     notices: Streaming<v1::Notice>,
     session: SessionHandle,
+}
+
+/// How the reading half ended.
+enum End {
+    /// Nothing more is to come: the job is done, or the session knows the reason.
+    Over,
+    /// The connection is lost; the job may go on without it.
+    Broken(String),
+}
+
+/// Keeps a heartbeat stream open: opens it again whenever it breaks, until `give_up_after` has passed
+/// without one or the lead refuses.
+pub(crate) async fn keep(mut halves: (Heart, NoticeReader), hello: Hello, give_up_after: Duration) {
+    loop {
+        let (heart, reader) = halves;
+        let (every, session, url) = (heart.every, heart.session.clone(), reader.url.clone());
+        let cause = match beat_and_read(heart, reader).await {
+            End::Over => return,
+            End::Broken(cause) => cause,
+        };
+        let seconds = give_up_after.as_secs();
+        tracing::warn!(url, cause, "lost the lead; trying to reach it again for {seconds} s");
+        let mut backoff = Backoff::new(give_up_after);
+        halves = loop {
+            let failure = match open(&url, &hello, every, &session).await {
+                Ok(halves) => break halves,
+                Err(failure) => failure,
+            };
+            if let Err(failure) = backoff.pause(&url, failure).await {
+                return session.fail(failure);
+            }
+        };
+        tracing::info!(url, "the lead is reached again");
+    }
+}
+
+async fn beat_and_read(heart: Heart, reader: NoticeReader) -> End {
+    let beating = async {
+        heart.run().await;
+        std::future::pending().await // the reader says why
+    };
+    tokio::select! {
+        end = reader.run() => end,
+        end = beating => end,
+    }
 }
 
 /// Opens the stream, once. The first heartbeat goes with it.
@@ -51,13 +98,13 @@ pub(crate) async fn open(
 
 impl Heart {
     /// Beats until the connection ends.
-    pub(crate) async fn run(self) {
+    async fn run(self) {
         let mut interval = tokio::time::interval_at(Instant::now() + self.every, self.every);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
             if self.heartbeats.send(self.beat()).await.is_err() {
-                return; // the reader says why
+                return;
             }
         }
     }
@@ -74,42 +121,52 @@ impl Heart {
 
 impl NoticeReader {
     /// Reads notices until the stream ends.
-    pub(crate) async fn run(mut self) {
-        let mut finished = false;
+    async fn run(mut self) -> End {
+        let mut over = false;
         let cause = loop {
             match self.notices.message().await {
-                Ok(Some(notice)) => match self.take_in(notice, &mut finished) {
-                    Ok(()) => {}
-                    Err(refusal) => return self.session.fail(ClientError::bad_message(&self.url, refusal)),
-                },
+                Ok(Some(notice)) => {
+                    if let Err(refusal) = self.take_in(notice, &mut over) {
+                        self.session.fail(ClientError::bad_message(&self.url, refusal));
+                        return End::Over;
+                    }
+                }
                 Ok(None) => break "the lead closed the stream".to_owned(),
                 Err(status) => {
                     if let Some(refusal) = Refusal::from_status(&status) {
-                        return self.session.fail(ClientError::refused(&self.url, refusal));
+                        self.session.fail(ClientError::refused(&self.url, refusal));
+                        return End::Over;
                     }
                     break format!("{:?}: {}", status.code(), status_cause(&status));
                 }
             }
         };
-        if !finished {
-            self.session.fail(ClientError::LeadLost { url: self.url, cause });
-        }
+        if over { End::Over } else { End::Broken(cause) }
     }
 
-    fn take_in(&self, notice: v1::Notice, finished: &mut bool) -> Result<(), Refusal> {
+    fn take_in(&self, notice: v1::Notice, over: &mut bool) -> Result<(), Refusal> {
         match read_notice(notice)? {
             Notice::Assignment(assignment) => {
                 tracing::debug!(?assignment, "assigned");
+                fault_point::reach(FaultPoint::Assigned);
                 let mut assigned = Ok(());
                 self.session.change(|session| assigned = session.work.assign(assignment));
                 assigned?;
             }
             Notice::Finished(step) => {
-                *finished = true;
+                *over = true;
                 self.session.change(|session| session.work.finish(step));
             }
-            Notice::Fenced(refusal) => self.session.fail(ClientError::Fenced(refusal)),
-            Notice::Stopped(refusal) => self.session.fail(ClientError::JobStopped(refusal)),
+            Notice::Fenced(refusal) => {
+                *over = true;
+                self.session.fail(ClientError::Fenced(refusal));
+            }
+            Notice::Stopped(refusal) => {
+                *over = true;
+                self.session.fail(ClientError::JobStopped(refusal));
+            }
+            Notice::Hold(after) => self.session.change(|session| session.work.hold(after)),
+            Notice::Drained => self.session.change(|session| session.drained = true),
         }
         Ok(())
     }

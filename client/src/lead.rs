@@ -25,8 +25,8 @@ use crate::options::ClientOptions;
 use crate::pull::{Puller, is_other_step_worth_asking};
 use crate::retry::Backoff;
 
-/// A connection to the lead of a job.
-#[derive(Debug)]
+/// A connection to the lead of a job. Clones share it.
+#[derive(Clone, Debug)]
 pub struct Lead {
     pub(crate) url: String,
     pub(crate) options: ClientOptions,
@@ -82,14 +82,21 @@ impl Lead {
         call(&self.url, self.control.status(v1::StatusRequest {})).await
     }
 
-    /// Joins as a worker with this model, and opens the streams to the lead and to every server.
+    /// Joins as a worker with this model, and opens the streams to the lead and to every server. One that is
+    /// taken for dead before they are open joins again.
     ///
     /// # Errors
     /// A refusal (another model, a stopped job) at once; [`ClientError::GaveUp`] when the job is not
     /// ready or a server cannot be reached within `give_up_after`.
     pub async fn join(mut self, manifest: Manifest) -> Result<Member, ClientError> {
-        let admission = self.ask_to_join(&manifest, v1::JoinAs::Worker).await?;
-        Member::open(self, &manifest, admission).await
+        let mut backoff = Backoff::new(self.options.give_up_after);
+        loop {
+            let admission = self.ask_to_join(&manifest, v1::JoinAs::Worker).await?;
+            match Member::open(self.clone(), &manifest, admission).await {
+                Err(failure @ ClientError::Fenced(_)) => backoff.wait(&self.url, failure).await?,
+                opened => return opened,
+            }
+        }
     }
 
     /// Reads the weights of one step, the newest that every server has; never torn. In the asynchronous

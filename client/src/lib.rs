@@ -10,7 +10,8 @@
 //! - `block_plan`: which block lies where in the arena and on which server. `shipment`: one node's
 //!   gradient, cut into contributions. `encoder`: their data in the wire's dtype.
 //! - `server_stream`, `heartbeat`: the tasks that own a stream each. `assembler`: the task that owns
-//!   the assembly. `pull`: a consistent read by unary calls.
+//!   the assembly, with `reopening` for streams that broke. `pull`: a consistent read by unary calls.
+//! - `fault_point`: where tests let a process die.
 //! - `connection`, `retry`, `error`: how connections are set up, what is tried again, what is told.
 //!
 //! This crate never computes gradients or updates, and never depends on the server.
@@ -26,6 +27,7 @@ mod bulk;
 mod connection;
 mod encoder;
 mod error;
+mod fault_point;
 mod gradient;
 mod heartbeat;
 mod layout;
@@ -33,11 +35,20 @@ mod lead;
 mod member;
 mod node_sum;
 mod options;
+#[cfg_attr(feature = "planted-bugs", doc(hidden))]
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(not(feature = "planted-bugs"))]
+mod planted;
 mod pull;
+mod reopening;
 mod retry;
 mod server_stream;
 mod session;
 mod shipment;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod tensor_set;
 mod weights;
 mod work;

@@ -26,17 +26,18 @@ use crate::gradient::NodeGradient;
 use crate::layout::Layout;
 use crate::node_sum::is_nonfinite;
 use crate::pull::Puller;
-use crate::server_stream::ServerStream;
 use crate::session::{Session, SessionHandle};
 use crate::shipment::Shipment;
 use crate::weights::WeightsVersion;
-use crate::work::Decision;
+use crate::work::{Decision, WorkState};
 use pushing::Pushing;
 
 /// How long a broken stream waits for a notice that explains it.
 const EXPLANATION_WAIT: Duration = Duration::from_millis(500);
 /// How long a skipped version may still be overtaken by a complete one, before it is pulled.
 const TORN_PATIENCE: Duration = Duration::from_millis(250);
+/// How long a worker that leaves waits until its newest push has been read everywhere.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 /// How long leaving may take: a worker told to end does so at once.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -61,6 +62,8 @@ pub enum Work {
         /// Its result: f32 whatever the wire.
         weights: Arc<WeightsVersion>,
     },
+    /// The operator asks this worker to [leave](Member::leave); its slots are others' already.
+    Drained,
 }
 
 /// Membership in a job, until dropped. Its tasks end with it.
@@ -76,7 +79,6 @@ pub struct Member {
     buffers: BufferPool,
     urls: Arc<[String]>,
     session: SessionHandle,
-    streams: Vec<ServerStream>,
     tasks: JoinSet<()>,
     /// The final masters, once pulled: streams may carry rounded weights.
     result: Option<Arc<WeightsVersion>>,
@@ -123,8 +125,9 @@ impl Member {
     /// over; a worker without slots waits until it gets some or the job is done.
     ///
     /// # Errors
-    /// When this worker was fenced, the job stopped, or a server or the lead was lost; the same again
-    /// at every later call. After the job is done nothing is lost.
+    /// When this worker was fenced, the job stopped, or a server or the lead could not be reached for the
+    /// time that the options say; the same again at every later call. Shorter interruptions are mended
+    /// unseen. After the job is done nothing is lost.
     pub async fn next_work(&mut self) -> Result<Work, ClientError> {
         if self.has_tickets() {
             return self.next_push().await;
@@ -164,8 +167,8 @@ impl Member {
             let (expected, found) = ("finite values".to_owned(), "NaN or infinity".to_owned());
             return Err(ClientError::BadContribution { what: "initial weights", expected, found });
         }
-        self.send(Shipment::initial(weights, &self.buffers)).await?;
-        self.session.change(|session| session.work.note_initialized());
+        let opened = self.send(Shipment::initial(weights, &self.buffers)).await?;
+        self.note_sent(opened, |work| work.note_initialized());
         Ok(())
     }
 
@@ -181,9 +184,18 @@ impl Member {
         if self.has_tickets() {
             return self.push(step, shipment).await;
         }
-        self.send(shipment).await?;
-        self.session.change(|session| session.work.note_sent(step, node));
+        let opened = self.send(shipment).await?;
+        self.note_sent(opened, |work| work.note_sent(step, node));
         Ok(())
+    }
+
+    /// Notes that something was sent, unless a stream was opened meanwhile: that one has not got it.
+    fn note_sent(&self, opened: u64, note: impl FnOnce(&mut WorkState)) {
+        self.session.change(|session| {
+            if session.opened == opened {
+                note(&mut session.work);
+            }
+        });
     }
 
     /// Whether a step needs nothing more: its weights are here. A slot of it that is still being computed
@@ -211,6 +223,9 @@ impl Member {
     /// # Errors
     /// When the lead does not answer, unless the job is done.
     pub async fn leave(mut self) -> Result<(), ClientError> {
+        if self.has_tickets() {
+            self.flush(FLUSH_PATIENCE).await;
+        }
         let request = v1::LeaveRequest { hello: Some((&self.hello).into()) };
         let answer = call(&self.lead_url, self.control.leave(request));
         let left = match tokio::time::timeout(LEAVE_TIMEOUT, answer).await {
@@ -224,27 +239,31 @@ impl Member {
         if done { Ok(()) } else { left }
     }
 
-    /// Queues a shipment for every server: first where there is room, then where it must wait.
-    async fn send(&self, shipment: Shipment) -> Result<(), ClientError> {
-        let mut broken = !self.session.look().failures.is_empty();
+    /// Queues a shipment for every server: first where there is room, then where it must wait. A broken
+    /// stream is passed over: once it is open again, everything is sent anew. Gives the number of streams
+    /// opened before.
+    async fn send(&self, shipment: Shipment) -> Result<u64, ClientError> {
+        let (opened, streams) = {
+            let session = self.session.look();
+            (session.opened, session.streams.values().cloned().collect::<Vec<_>>())
+        };
         let mut full = Vec::new();
-        for stream in &self.streams {
-            match stream.shipments.try_send(shipment.clone()) {
-                Ok(()) => {}
-                Err(TrySendError::Full(_)) => full.push(stream),
-                Err(TrySendError::Closed(_)) => broken = true,
+        for stream in &streams {
+            if let Err(TrySendError::Full(_)) = stream.try_send(shipment.clone()) {
+                full.push(stream);
             }
         }
+        let mut failed = !self.session.look().failures.is_empty();
         for stream in full {
-            broken = broken
+            failed = failed
                 || tokio::select! {
-                    queued = stream.shipments.send(shipment.clone()) => queued.is_err(),
+                    _ = stream.send(shipment.clone()) => false,
                     () = self.some_failure() => true,
                 };
         }
-        match broken {
-            true => self.explain_failure().await.map_or(Ok(()), Err),
-            false => Ok(()),
+        match failed {
+            true => self.explain_failure().await.map_or(Ok(opened), Err),
+            false => Ok(opened),
         }
     }
 
@@ -277,12 +296,7 @@ impl Member {
                 break;
             }
         }
-        let known = self.session.look().failure().cloned();
-        known.or_else(|| {
-            let stream = self.streams.iter().find(|stream| stream.shipments.is_closed())?;
-            let cause = "the stream takes nothing more".to_owned();
-            Some(ClientError::ServerLost { server: stream.server, url: stream.url.clone(), cause })
-        })
+        self.session.look().failure().cloned()
     }
 
     /// The result in full: what came over a lossy wire is only what workers compute at.
@@ -371,6 +385,7 @@ fn see(session: &Session) -> Sight {
     match (decision, &session.weights) {
         (Decision::Finished, Some(weights)) => Sight::Work(Work::Finished { weights: Arc::clone(weights) }),
         _ if !session.failures.is_empty() => Sight::Failure,
+        _ if session.drained => Sight::Work(Work::Drained),
         (Decision::Initialize, _) => Sight::Work(Work::Initialize),
         (Decision::Compute { step, nodes }, Some(weights)) => {
             Sight::Work(Work::Compute { step, nodes, weights: Arc::clone(weights) })

@@ -25,19 +25,12 @@ use crate::bulk::Bulk;
 use crate::connection::call;
 use crate::encoder::BlockEncoder;
 use crate::error::{ClientError, status_cause};
+use crate::fault_point::{self, FaultPoint};
 use crate::session::SessionHandle;
 use crate::shipment::Shipment;
 
 /// Shipments queued per stream at most: one being sent, one ready. In bytes: as many gradients.
 const SHIPMENTS_QUEUED_MAX: usize = 2;
-
-/// An open stream to a server: where shipments are put in.
-#[derive(Debug)]
-pub(crate) struct ServerStream {
-    pub(crate) server: ServerIndex,
-    pub(crate) url: String,
-    pub(crate) shipments: mpsc::Sender<Shipment>,
-}
 
 /// The reading half of a stream, after its welcome.
 pub(crate) struct ServerReader {
@@ -46,8 +39,9 @@ pub(crate) struct ServerReader {
     responses: IncomingMessages,
 }
 
-/// What [`open`] gives: both halves, and the newest step that the server has complete.
-pub(crate) type Opened = (ServerStream, ServerReader, Option<Step>);
+/// What [`open`] gives: where shipments are put in, the reading half, and the newest step that the server has
+/// complete.
+pub(crate) type Opened = (mpsc::Sender<Shipment>, ServerReader, Option<Step>);
 
 /// Opens the stream to a server on a connection of its own, once; weights begin with `from_step`.
 pub(crate) async fn open(
@@ -76,7 +70,7 @@ pub(crate) async fn open(
     let welcome = welcome.map(|(response, _)| response);
     let step = read_welcome(welcome, server, hello, url)?;
     let reader = ServerReader { server, url: url.to_owned(), responses };
-    Ok((ServerStream { server, url: url.to_owned(), shipments }, reader, step))
+    Ok((shipments, reader, step))
 }
 
 fn read_welcome(
@@ -189,6 +183,13 @@ impl Outgoing {
             *next += 1;
             let block = &self.plan.blocks()[*number];
             let contribution = shipment.contribution(*number, block, self.generation, &mut self.encoder);
+            if let Some(contribution) = &contribution {
+                fault_point::reach(match (contribution.step, contribution.push) {
+                    (Step::ZERO, None) => FaultPoint::InitialBlock,
+                    _ if *next == 1 && self.server != ServerIndex(0) => FaultPoint::NextServer,
+                    _ => FaultPoint::GradientBlock,
+                });
+            }
             if contribution.is_some() {
                 return contribution;
             }

@@ -1,17 +1,18 @@
 //! What a member's tasks know in common: the place where they meet.
 //!
-//! Written by the heartbeat's reader (assignments, the end), the assembler (weights, losses), the
-//! streams' readers (refusals) and the member (what it sent); read by the member. Every change
+//! Written by the heartbeat's reader (assignments, the end), the assembler (weights, streams that were
+//! opened again), the streams' readers (refusals) and the member (what it sent); read by the member. Every change
 //! wakes the member; nothing here waits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use halflife_proto::ids::{ServerIndex, Step};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::assembly::Snapshot;
 use crate::error::ClientError;
+use crate::shipment::Shipment;
 use crate::weights::WeightsVersion;
 use crate::work::WorkState;
 
@@ -25,8 +26,14 @@ pub(crate) struct Session {
     pub(crate) snapshot: Option<Snapshot>,
     /// A step that every server has reached while some are ahead: see `Assembly::torn_at`.
     pub(crate) torn_at: Option<Step>,
+    /// By server: where shipments are put in. A broken one stays until another takes its place.
+    pub(crate) streams: BTreeMap<ServerIndex, mpsc::Sender<Shipment>>,
+    /// Streams opened so far.
+    pub(crate) opened: u64,
     /// Servers this worker cannot reach just now.
     pub(crate) unreachable: BTreeSet<ServerIndex>,
+    /// The operator asks this worker to leave.
+    pub(crate) drained: bool,
     /// Why tasks have ended, at most one per task.
     pub(crate) failures: Vec<ClientError>,
 }
@@ -46,8 +53,17 @@ pub(crate) struct SessionHandle(watch::Sender<Session>);
 impl SessionHandle {
     /// A session about which only `work` is known.
     pub(crate) fn new(work: WorkState) -> SessionHandle {
-        let (weights, snapshot, torn_at, unreachable, failures) = (None, None, None, BTreeSet::new(), Vec::new());
-        SessionHandle(watch::Sender::new(Session { work, weights, snapshot, torn_at, unreachable, failures }))
+        SessionHandle(watch::Sender::new(Session {
+            work,
+            weights: None,
+            snapshot: None,
+            torn_at: None,
+            streams: BTreeMap::new(),
+            opened: 0,
+            unreachable: BTreeSet::new(),
+            drained: false,
+            failures: Vec::new(),
+        }))
     }
 
     /// Looks; the guard must not be held across an await.
@@ -71,11 +87,22 @@ impl SessionHandle {
         self.change(|session| session.failures.push(failure));
     }
 
-    /// Says whether this worker reaches a server just now.
-    pub(crate) fn note_reach(&self, server: ServerIndex, reached: bool) {
-        self.change(|session| match reached {
-            true => _ = session.unreachable.remove(&server),
-            false => _ = session.unreachable.insert(server),
+    /// This worker does not reach a server just now.
+    pub(crate) fn note_unreachable(&self, server: ServerIndex) {
+        self.change(|session| _ = session.unreachable.insert(server));
+    }
+
+    /// A stream to a server is open whose newest complete step is `step`. Whatever was sent on the one before
+    /// may be lost.
+    pub(crate) fn note_opened(&self, server: ServerIndex, shipments: mpsc::Sender<Shipment>, step: Option<Step>) {
+        self.change(|session| {
+            session.unreachable.remove(&server);
+            session.streams.insert(server, shipments);
+            session.opened += 1;
+            session.work.forget_sent();
+            if step.is_none() {
+                session.work.note_uninitialized();
+            }
         });
     }
 

@@ -8,6 +8,8 @@ use halflife_proto::membership::Assignment;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
 
+use crate::planted::{Bug, planted};
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -38,6 +40,8 @@ pub(crate) struct WorkState {
     /// Some server has no weights yet.
     uninitialized: bool,
     initial_weights_sent: bool,
+    /// Steps beyond it are not started.
+    hold: Option<Step>,
     /// Slots are handed out one by one: on a lossy wire each is encoded alone (DESIGN.md rule 2), and a
     /// quorum chooses among them.
     single_slots: bool,
@@ -58,6 +62,7 @@ impl WorkState {
             sent_step: Step::ZERO,
             uninitialized: false,
             initial_weights_sent: false,
+            hold: None,
             single_slots,
             ticket: None,
         }
@@ -137,6 +142,9 @@ impl WorkState {
     /// What was sent may not have arrived everywhere: all that is assigned is work again. What did
     /// arrive counts once.
     pub(crate) fn forget_sent(&mut self) {
+        if planted(Bug::SentNotForgotten) {
+            return;
+        }
         self.sent.clear();
         self.initial_weights_sent = false;
     }
@@ -144,6 +152,11 @@ impl WorkState {
     /// The job ends with the weights of this step.
     pub(crate) fn finish(&mut self, step: Step) {
         self.last_step = self.last_step.min(step);
+    }
+
+    /// No step beyond this one is started; `None`: any is.
+    pub(crate) fn hold(&mut self, after: Option<Step>) {
+        self.hold = after;
     }
 
     /// What to do next.
@@ -173,6 +186,9 @@ impl WorkState {
 
     /// The assigned nodes of a step, less what was sent of them.
     fn nodes_left(&self, step: Step) -> Vec<SlotRange> {
+        if self.hold.is_some_and(|hold| step > hold) {
+            return Vec::new();
+        }
         let sent: &[SlotRange] = if self.sent_step == step { &self.sent } else { &[] };
         let mut left = Vec::new();
         if let Some(assignment) = self.assignments.iter().rfind(|assignment| assignment.from_step <= step) {
@@ -223,6 +239,7 @@ mod tests {
         Weights(u64),
         Sent(u64, (u32, u32)),
         ForgetSent,
+        Hold(Option<u64>),
         Finish(u64),
     }
     use Event::*;
@@ -246,6 +263,7 @@ mod tests {
             Weights(step) => state.receive_weights(Step(*step)),
             Sent(step, node) => state.note_sent(Step(*step), range(*node)),
             ForgetSent => state.forget_sent(),
+            Hold(after) => state.hold(after.map(Step)),
             Finish(step) => state.finish(Step(*step)),
         }
     }
@@ -363,6 +381,17 @@ mod tests {
             (Weights(3), "4: 0-8"),
             (Finish(4), "4: 0-8"),
             (Weights(4), "finished"),
+        ]);
+    }
+
+    #[test]
+    fn a_job_that_rests_finishes_the_step_it_rests_after() {
+        play(&[
+            (Assign(1, 1, &[(0, 8)]), "wait"),
+            (Weights(3), "4: 0-8"),
+            (Hold(Some(4)), "4: 0-8"),
+            (Weights(4), "wait"),
+            (Hold(None), "5: 0-8"),
         ]);
     }
 

@@ -1,5 +1,7 @@
 //! What the lead tells workers and servers, and what they tell the lead.
 
+use std::num::NonZeroU64;
+
 use crate::blocks::BlockId;
 use crate::contribution::Contribution;
 use crate::hello::Hello;
@@ -33,6 +35,10 @@ pub enum Notice {
     Finished(Step),
     /// The job has ended without finishing.
     Stopped(Refusal),
+    /// Start no step beyond this one; `None`: start any.
+    Hold(Option<Step>),
+    /// The worker is asked to leave; its slots are others' already.
+    Drained,
 }
 
 /// From the lead to a server.
@@ -71,6 +77,10 @@ pub enum Order {
     },
     /// Take no push with these tickets any more, and say what became of them.
     Void(Vec<Ticket>),
+    /// Tell which slots this step lacks: [`Report::Missing`].
+    AskMissing(Step),
+    /// End with this step, or say which later one cannot be undercut: [`Report::LastStep`].
+    LastStep(Step),
 }
 
 /// What became of pushes on one server since its last report.
@@ -115,6 +125,30 @@ pub enum TicketAnswer {
     Finished(Step),
 }
 
+/// How much waits on a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerLoad {
+    /// Bytes of gradients that wait for the rest of their step.
+    pub gathered_bytes: u64,
+    /// Element updates that wait for a compute thread.
+    pub queued_work: u64,
+    /// Open step streams.
+    pub sessions: u32,
+}
+
+/// What a person does to a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Start no further step.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Take the slots of the worker with this number away and ask it to leave.
+    Drain(u32),
+    /// End early, in good order.
+    Stop,
+}
+
 /// A node's sums of squares: of one quantity, or of two (a trust ratio's).
 pub type BlockSums = [f64; 2];
 
@@ -149,6 +183,8 @@ pub enum Report {
         hello: Hello,
         /// Where it is reached.
         address: ServerAddress,
+        /// Bytes it may use; `None`: no bound.
+        memory_max: Option<NonZeroU64>,
     },
     /// Holds the blocks of a placement version.
     Placed(u64),
@@ -167,4 +203,10 @@ pub enum Report {
     },
     /// News of pushes.
     Pushes(PushesReport),
+    /// Slots that some of its blocks lack of a step; none when it is complete.
+    Missing(Step, Vec<SlotRange>),
+    /// The step it ends with.
+    LastStep(Step),
+    /// How much waits on it.
+    Load(ServerLoad),
 }

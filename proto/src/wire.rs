@@ -3,6 +3,8 @@
 //! `From` builds wire messages; the `read_*` functions build domain values or refuse. What only
 //! the receiver can know (tensor sizes, slot trees, steps) is checked by the receiver.
 
+use std::num::NonZeroU64;
+
 use bytes::Bytes;
 
 use crate::blocks::BlockId;
@@ -11,7 +13,9 @@ use crate::hello::{Fingerprint, Hello};
 use crate::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex, Ticket};
 use crate::job::{Combine, Consistency, JobDescription, Mode, Wire};
 use crate::manifest::{Dtype, Manifest, Role, Tensor};
-use crate::membership::{Assignment, Notice, Order, Partial, PushesReport, Report, TicketAnswer, Total, VoidedTicket};
+use crate::membership::{
+    Assignment, Notice, Operation, Order, Partial, PushesReport, Report, ServerLoad, TicketAnswer, Total, VoidedTicket,
+};
 use crate::placement::{Placement, ServerAddress};
 use crate::refusal::{Refusal, RefusalCause};
 use crate::slots::SlotRange;
@@ -534,6 +538,8 @@ impl From<Notice> for v1::Notice {
             Notice::Fenced(refusal) => Wire::Fenced(refusal.into()),
             Notice::Finished(step) => Wire::Finished(v1::Finished { step: step.0 }),
             Notice::Stopped(refusal) => Wire::Stopped(refusal.into()),
+            Notice::Hold(after) => Wire::Hold(v1::Hold { after_step: after.map(|step| step.0) }),
+            Notice::Drained => Wire::Drained(v1::Drained {}),
         };
         v1::Notice { notice: Some(notice) }
     }
@@ -550,6 +556,8 @@ pub fn read_notice(wire: v1::Notice) -> Result<Notice, Refusal> {
         Wire::Fenced(refusal) => Notice::Fenced(refusal.into()),
         Wire::Finished(finished) => Notice::Finished(Step(finished.step)),
         Wire::Stopped(refusal) => Notice::Stopped(refusal.into()),
+        Wire::Hold(hold) => Notice::Hold(hold.after_step.map(Step)),
+        Wire::Drained(v1::Drained {}) => Notice::Drained,
     })
 }
 
@@ -573,6 +581,8 @@ impl From<Order> for v1::ServerOrder {
             Order::Void(tickets) => {
                 Wire::VoidTickets(v1::VoidTickets { tickets: tickets.into_iter().map(|ticket| ticket.0).collect() })
             }
+            Order::AskMissing(step) => Wire::AskMissing(v1::AskMissing { step: step.0 }),
+            Order::LastStep(step) => Wire::LastStep(v1::LastStep { step: step.0 }),
         };
         v1::ServerOrder { order: Some(order) }
     }
@@ -603,6 +613,8 @@ pub fn read_order(wire: v1::ServerOrder) -> Result<Order, Refusal> {
         }
         Wire::CloseStep(close) => Order::Close { step: Step(close.step), slots: close.slots },
         Wire::VoidTickets(void) => Order::Void(void.tickets.into_iter().map(Ticket).collect()),
+        Wire::AskMissing(ask) => Order::AskMissing(Step(ask.step)),
+        Wire::LastStep(last) => Order::LastStep(Step(last.step)),
     })
 }
 
@@ -610,9 +622,16 @@ impl From<Report> for v1::ServerReport {
     fn from(report: Report) -> v1::ServerReport {
         use v1::server_report::Report as Wire;
         let report = match report {
-            Report::Register { hello, address: ServerAddress { url, unix_socket } } => {
-                Wire::Registration(v1::Registration { hello: Some((&hello).into()), url, unix_socket })
+            Report::Register { hello, address: ServerAddress { url, unix_socket }, memory_max } => {
+                let memory_max = memory_max.map_or(0, NonZeroU64::get);
+                Wire::Registration(v1::Registration { hello: Some((&hello).into()), url, unix_socket, memory_max })
             }
+            Report::Missing(step, slots) => Wire::Missing(v1::MissingSlots {
+                step: step.0,
+                slots: slots.into_iter().map(v1::SlotRange::from).collect(),
+            }),
+            Report::LastStep(step) => Wire::LastStep(v1::LastStep { step: step.0 }),
+            Report::Load(load) => Wire::Load(load.into()),
             Report::Placed(placement_version) => Wire::Placed(v1::Placed { placement_version }),
             Report::Complete(step) => Wire::StepComplete(v1::StepComplete { step: step.0 }),
             Report::Halted(refusal) => Wire::Halted(refusal.into()),
@@ -644,7 +663,16 @@ pub fn read_report(wire: v1::ServerReport) -> Result<Report, Refusal> {
     Ok(match required(wire.report, "report")? {
         Wire::Registration(registration) => {
             let address = ServerAddress { url: registration.url, unix_socket: registration.unix_socket };
-            Report::Register { hello: read_hello(registration.hello)?, address }
+            let memory_max = NonZeroU64::new(registration.memory_max);
+            Report::Register { hello: read_hello(registration.hello)?, address, memory_max }
+        }
+        Wire::Missing(missing) => {
+            let slots = missing.slots.into_iter().map(|slots| read_slots(Some(slots))).collect::<Result<_, _>>()?;
+            Report::Missing(Step(missing.step), slots)
+        }
+        Wire::LastStep(last) => Report::LastStep(Step(last.step)),
+        Wire::Load(v1::ServerLoad { gathered_bytes, queued_work, sessions }) => {
+            Report::Load(ServerLoad { gathered_bytes, queued_work, sessions })
         }
         Wire::Placed(placed) => Report::Placed(placed.placement_version),
         Wire::StepComplete(complete) => Report::Complete(Step(complete.step)),
@@ -713,6 +741,40 @@ pub fn read_ticket_answer(wire: v1::TicketResponse) -> Result<TicketAnswer, Refu
         Wire::Wait(v1::TicketWait {}) => Ok(TicketAnswer::Wait),
         Wire::Finished(finished) => Ok(TicketAnswer::Finished(Step(finished.step))),
     }
+}
+
+impl From<ServerLoad> for v1::ServerLoad {
+    fn from(load: ServerLoad) -> v1::ServerLoad {
+        let ServerLoad { gathered_bytes, queued_work, sessions } = load;
+        v1::ServerLoad { gathered_bytes, queued_work, sessions }
+    }
+}
+
+impl From<Operation> for v1::OperateRequest {
+    fn from(operation: Operation) -> v1::OperateRequest {
+        use v1::operate_request::Operation as Wire;
+        let operation = match operation {
+            Operation::Pause => Wire::Pause(v1::Pause {}),
+            Operation::Resume => Wire::Resume(v1::Resume {}),
+            Operation::Drain(worker_number) => Wire::Drain(v1::Drain { worker_number }),
+            Operation::Stop => Wire::Stop(v1::Stop {}),
+        };
+        v1::OperateRequest { operation: Some(operation) }
+    }
+}
+
+/// Reads what a person does to a job.
+///
+/// # Errors
+/// `MALFORMED` when it is nothing.
+pub fn read_operation(wire: v1::OperateRequest) -> Result<Operation, Refusal> {
+    use v1::operate_request::Operation as Wire;
+    Ok(match required(wire.operation, "operation")? {
+        Wire::Pause(v1::Pause {}) => Operation::Pause,
+        Wire::Resume(v1::Resume {}) => Operation::Resume,
+        Wire::Drain(drain) => Operation::Drain(drain.worker_number),
+        Wire::Stop(v1::Stop {}) => Operation::Stop,
+    })
 }
 
 /// Most slots a step may have.

@@ -545,6 +545,17 @@ impl Block {
         }
     }
 
+    /// Slots that `step` lacks here, as runs; none once it is whole.
+    #[must_use]
+    pub fn missing(&self, step: Step) -> Vec<SlotRange> {
+        let state = self.lock();
+        let is_next = state.current.as_ref().is_some_and(|current| current.step.next() == step);
+        match is_next && self.changes() && state.planes.is_some() {
+            true => state.gathering.missing().collect(),
+            false => Vec::new(),
+        }
+    }
+
     /// Bytes of gradient data waiting for the rest of their step.
     #[must_use]
     pub fn gathered_bytes(&self) -> usize {

@@ -92,6 +92,12 @@ impl<J: Job> Compute<J> {
         self.shared.ready.notify_one();
     }
 
+    /// Element additions and updates that wait for a thread.
+    #[must_use]
+    pub fn queued_work(&self) -> usize {
+        self.shared.queued.load(Ordering::Relaxed)
+    }
+
     /// Waits until the threads have caught up so far that more gradients are wanted. Who reads them
     /// off a connection waits here, which lets the sender's window close.
     pub async fn has_room(&self) {

@@ -1,10 +1,11 @@
 //! A server that does not lead: registers with the lead and keeps the link to it.
 
-use halflife_proto::placement::ServerAddress;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use halflife_proto::ids::ServerIndex;
 use halflife_proto::membership::{Order, Report};
+use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::Refusal;
 use halflife_proto::v1::{self, control_client::ControlClient};
 use halflife_proto::{HTTP2_WINDOW_BYTES, MESSAGE_BYTES_MAX, hello, wire};
@@ -76,6 +77,7 @@ pub async fn follow(
     url: &str,
     hello: hello::Hello,
     own: ServerAddress,
+    memory_max: Option<NonZeroU64>,
     patience: Duration,
 ) -> Result<Admitted, FollowError> {
     let bad = |reason: String| FollowError::BadUrl { url: url.to_owned(), reason };
@@ -94,7 +96,7 @@ pub async fn follow(
     let started = tokio::time::Instant::now();
     let mut pause = RETRY_FIRST;
     loop {
-        let reason = match register(&endpoint, &hello, &own).await {
+        let reason = match register(&endpoint, &hello, &own, memory_max).await {
             Ok(admitted) => return Ok(admitted),
             Err(status) => match Refusal::from_status(&status) {
                 Some(refusal) if !refusal.cause.is_transient() => {
@@ -116,11 +118,16 @@ pub async fn follow(
     }
 }
 
-async fn register(endpoint: &Endpoint, hello: &hello::Hello, own: &ServerAddress) -> Result<Admitted, Status> {
+async fn register(
+    endpoint: &Endpoint,
+    hello: &hello::Hello,
+    own: &ServerAddress,
+    memory_max: Option<NonZeroU64>,
+) -> Result<Admitted, Status> {
     let channel = endpoint.connect().await.map_err(|error| Status::unavailable(chain(&error)))?;
     let mut control = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let (reports, outgoing) = mpsc::channel(CHANNEL_CAPACITY);
-    let registration = Report::Register { hello: hello.clone(), address: own.clone() };
+    let registration = Report::Register { hello: hello.clone(), address: own.clone(), memory_max };
     let outgoing = tokio_stream::once(registration).chain(ReceiverStream::new(outgoing)).map(v1::ServerReport::from);
     let mut incoming = control.register(outgoing).await?.into_inner();
     let first = incoming.message().await?.ok_or_else(|| Status::unavailable("the lead ended the registration"))?;
@@ -163,7 +170,7 @@ async fn pump_orders(
 }
 
 /// An error with its causes: tonic says only "transport error" by itself.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

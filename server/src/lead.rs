@@ -8,11 +8,12 @@ pub mod control_service;
 mod initial_weights;
 mod quorum;
 mod state;
+mod status;
 mod ticket_desk;
 mod tickets;
 
-use halflife_proto::placement::ServerAddress;
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,10 @@ use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::job::JobDescription;
 use halflife_proto::manifest::Role;
 use halflife_proto::membership::{Notice, Order, Report};
+use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::SlotTree;
+use halflife_proto::tensor_codec::Dtype;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -31,13 +34,37 @@ use tracing::{error, info, warn};
 
 pub use initial_weights::{InitialWeights, InitialWeightsError};
 pub use quorum::Quorum;
-pub use state::{LeadState, Phase, Settings};
-pub use tickets::Tickets;
+pub use state::{Demand, LeadState, Phase, Settings};
+pub use tickets::{Consequences, Tickets};
 
 use crate::config::JobSpec;
 use crate::shard::Identity;
 use state::{Effect, Heard};
 use ticket_desk::TicketDesk;
+
+/// The lead's decisions, for the simulator that carries them out in virtual time.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation {
+    pub use super::state::{Effect, Heard, Joined, Worker};
+}
+
+/// What a job may need of memory, per element: see [`Demand`].
+fn demand(spec: &JobSpec, optimizer: &Optimizer) -> Demand {
+    let f32 = size_of::<f32>() as u64;
+    let coded = if spec.wire.weights.is_lossy() { spec.wire.weights.encoded_bytes(1) as u64 } else { 0 };
+    let planes: u64 = optimizer.planes().iter().map(|plane| plane.dtype.bytes() as u64).sum();
+    // A rule that waits for norms holds the whole gradient once more.
+    let summed = if optimizer.reductions().is_empty() && !optimizer.needs_whole_tensors() { 0 } else { f32 };
+    let gradient_bytes = match spec.wire.gradients {
+        Dtype::F32 => f32,
+        Dtype::Bf16 => 2,
+        Dtype::I8Scaled => 2, // a byte and its share of the scales
+    };
+    let state_bytes = 2 * (f32 + coded) + planes + summed;
+    let (slots, pushes) = if spec.job.mode.has_tickets() { (0, 1) } else { (u64::from(spec.job.slots), 0) };
+    Demand { state_bytes, gradient_bytes, slots, pushes }
+}
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(50);
@@ -77,6 +104,7 @@ impl Lead {
             initial_tensors: initial_weights.as_ref().map(InitialWeights::shapes),
             lease: Duration::from_millis(spec.membership.lease_ms),
             consistency: spec.job.consistency(),
+            demand: demand(&spec, &optimizer),
         };
         let consistency = spec.job.consistency();
         let why = consistency.why_not_reproducible(spec.job.slots).or(spec.wire.why_not_reproducible());
@@ -128,17 +156,19 @@ impl Lead {
         }
     }
 
-    /// Learning rate of the newest complete step, for the first trainable tensor (0 before step 1).
-    fn lr(&self, state: &LeadState) -> f64 {
+    /// Learning rate and decay factor of the newest complete step, for the first trainable tensor (0 before
+    /// step 1).
+    fn factors(&self, state: &LeadState) -> (f64, f64) {
         let step = state.complete_step().unwrap_or(Step::ZERO);
         let first = state
             .model()
             .and_then(|(manifest, _)| manifest.tensors().iter().find(|tensor| tensor.role == Role::Trainable));
         match (first, step) {
-            (None, _) | (_, Step::ZERO) => 0.0,
+            (None, _) | (_, Step::ZERO) => (0.0, 0.0),
             (Some(tensor), step) => {
                 let shape: Vec<usize> = tensor.shape.iter().map(|dim| *dim as usize).collect();
-                self.optimizer.factors(&self.optimizer.tensor(&tensor.name, &shape), step.0, step.0).lr()
+                let factors = self.optimizer.factors(&self.optimizer.tensor(&tensor.name, &shape), step.0, step.0);
+                (factors.lr(), factors.decay())
             }
         }
     }
@@ -171,10 +201,11 @@ impl Lead {
         &self,
         incarnation: Incarnation,
         address: ServerAddress,
+        memory_max: Option<NonZeroU64>,
     ) -> Result<(ServerIndex, mpsc::Receiver<Order>), Refusal> {
         let (orders, receiver) = mpsc::channel(crate::node::CHANNEL_CAPACITY);
         let mut inner = self.lock();
-        let index = inner.state.register(incarnation, address.clone())?;
+        let index = inner.state.register(incarnation, address.clone(), memory_max)?;
         info!(%index, url = address.url, "a server has joined the job");
         inner.servers.insert(index, orders);
         drop(inner);
@@ -185,7 +216,7 @@ impl Lead {
     /// Takes a server's reports until they end, which is the loss of the server.
     pub async fn follow_server(self: Arc<Self>, index: ServerIndex, mut reports: mpsc::Receiver<Report>) {
         while let Some(report) = reports.recv().await {
-            self.decide(|state, _| {
+            self.decide(|state, now| {
                 let effects = match report {
                     Report::Placed(_) => state.placed(index),
                     Report::Complete(step) => state.complete(index, step),
@@ -195,6 +226,12 @@ impl Lead {
                     Report::Halted(refusal) => {
                         error!(%index, %refusal, "a server has halted");
                         state.halted(refusal)
+                    }
+                    Report::Missing(step, slots) => state.missing(now, step, &slots),
+                    Report::LastStep(step) => state.last_step(index, step),
+                    Report::Load(load) => {
+                        state.load(index, load);
+                        Vec::new()
                     }
                     Report::Register { .. } => Vec::new(), // already registered
                 };
@@ -261,7 +298,7 @@ impl Lead {
                 }
             }
             // Whoever follows the worker's notices finds it in the state, once `changed` has fired.
-            Effect::Notify(..) => {}
+            Effect::Notify(..) | Effect::HoldChanged => {}
             Effect::LoadInitialWeights => {
                 let servers = inner.servers.clone();
                 let model = inner.state.model().cloned();

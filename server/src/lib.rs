@@ -2,7 +2,7 @@
 //!
 //! The map, from the wire inwards:
 //! - [`server`] starts and ends a whole server; `main.rs` is its command line.
-//! - [`allocator`] keeps freed memory; [`connections`] accepts TCP and Unix sockets and speaks HTTP/2 on them.
+//! - [`allocator`] keeps freed memory; [`io_threads`] says how many threads move data; [`connections`] accepts TCP and Unix sockets and speaks HTTP/2 on them.
 //! - [`data_service`] and [`lead::control_service`] are the edges: parse, call, answer.
 //!   `outbox` holds what waits to be sent to one worker.
 //! - [`shard`] is the part of a job one server holds; [`node`] carries out the lead's orders on it;
@@ -11,6 +11,7 @@
 //! - `reduction` is the way of rules that need norms over more than a block. `slot_tally` and `push_tally` count what
 //!   the lead is told with a quorum and in the asynchronous modes; [`staleness`] is how stale gradients are.
 //! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
+//! - [`operator`] is how a person looks at a job and acts on it.
 //! - [`config`] reads the job file; [`explain`] says what it means. `registry` is the one file that touches dashmap.
 
 pub mod allocator;
@@ -21,10 +22,17 @@ pub mod connections;
 pub mod data_service;
 pub mod explain;
 pub mod follower;
+pub mod io_threads;
 pub mod lead;
 pub mod node;
+pub mod operator;
 pub mod outbox;
 pub mod placement;
+#[cfg_attr(feature = "planted-bugs", doc(hidden))]
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(not(feature = "planted-bugs"))]
+mod planted;
 mod progress;
 mod push_tally;
 mod reduction;
@@ -38,4 +46,7 @@ pub mod step_edge;
 pub use config::{ConfigError, JobSpec};
 /// The optimizers, for programs that predict what a server computes.
 pub use halflife_optim as optim;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub use registry::SessionId;
 pub use server::{Part, RunningServer, ServerEnd, ServerError, ServerOptions, start};

@@ -2,13 +2,17 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use halflife_server::explain::{self, ExplainArguments};
-use halflife_server::{JobSpec, Part, ServerOptions, start};
+use halflife_server::operator::{
+    self, DrainArguments, PauseArguments, ResumeArguments, StatusArguments, StopArguments, Wish,
+};
+use halflife_server::{JobSpec, Part, ServerOptions, io_threads, start};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -29,6 +33,11 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     Explain(ExplainArguments),
+    Status(StatusArguments),
+    Pause(PauseArguments),
+    Resume(ResumeArguments),
+    Drain(DrainArguments),
+    Stop(StopArguments),
 }
 
 /// What a server is started with.
@@ -56,9 +65,33 @@ struct Arguments {
     /// Threads for large updates. 0: one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]
     compute_threads: usize,
+    /// Threads that move data. 0: one per four cores.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    io_threads: usize,
+    /// Bytes this server may use, such as 8G (K, M, G: powers of 1,024). A model or a worker that might take more is
+    /// refused when it joins. 0: no bound.
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = parse_bytes, env = "HALFLIFE_MEMORY_MAX")]
+    memory_max: u64,
     /// How long a follower tries to reach its lead, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let expected = || format!("expected a number of bytes such as 8G or 500M, found {text:?}");
+    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let shift = match unit {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        _ => return Err(expected()),
+    };
+    let number: u64 = digits.parse().map_err(|_| expected())?;
+    number.checked_mul(1 << shift).ok_or_else(expected)
 }
 
 fn main() -> ExitCode {
@@ -66,6 +99,11 @@ fn main() -> ExitCode {
     let line = CommandLine::parse();
     match line.command {
         Some(Command::Explain(arguments)) => explain(&arguments),
+        Some(Command::Status(arguments)) => operate(Wish::Status(arguments)),
+        Some(Command::Pause(arguments)) => operate(Wish::Pause(arguments)),
+        Some(Command::Resume(arguments)) => operate(Wish::Resume(arguments)),
+        Some(Command::Drain(arguments)) => operate(Wish::Drain(arguments)),
+        Some(Command::Stop(arguments)) => operate(Wish::Stop(arguments)),
         None => serve(line.serve),
     }
 }
@@ -80,6 +118,17 @@ fn explain(arguments: &ExplainArguments) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn operate(wish: Wish) -> ExitCode {
+    let runtime = match io_threads::runtime(1) {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start the runtime: {error}")),
+    };
+    match runtime.block_on(operator::run(wish)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
 fn serve(arguments: Arguments) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
@@ -87,7 +136,7 @@ fn serve(arguments: Arguments) -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match io_threads::runtime(arguments.io_threads) {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start the runtime: {error}")),
     };
@@ -110,7 +159,18 @@ fn fail(message: &str) -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<String, String> {
-    let Arguments { config, set, listen, lead, advertise, unix_socket, compute_threads, patience } = arguments;
+    let Arguments {
+        config,
+        set,
+        listen,
+        lead,
+        advertise,
+        unix_socket,
+        compute_threads,
+        io_threads: _,
+        memory_max,
+        patience,
+    } = arguments;
     let asked_to_stop = stop_signal().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let spec = config.map(|path| JobSpec::load(&path, &set)).transpose().map_err(|error| error.to_string())?;
     let spec = spec.map(Box::new);
@@ -119,8 +179,8 @@ async fn run(arguments: Arguments) -> Result<String, String> {
         (None, Some(spec)) => Part::Lead(spec),
         (None, None) => return Err("expected --config FILE to lead, or --lead URL to follow".to_owned()),
     };
-    let patience = Duration::from_secs(patience);
-    let options = ServerOptions { listen, advertise, unix_socket, part, compute_threads, patience };
+    let (patience, memory_max) = (Duration::from_secs(patience), NonZeroU64::new(memory_max));
+    let options = ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience };
     tokio::pin!(asked_to_stop);
     let server = tokio::select! {
         server = start(options) => server.map_err(|error| error.to_string())?,

@@ -4,11 +4,13 @@
 //! are the two directions of a `Register` stream (`follower.rs`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use halflife_proto::ids::Step;
-use halflife_proto::membership::{Order, Partial, Report};
+use halflife_proto::membership::{Order, Partial, Report, ServerLoad};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::config::JobSpec;
@@ -16,6 +18,9 @@ use crate::shard::{Identity, Shard, ShardCompute, ShardPlace, Standing};
 
 /// Orders or reports under way between the lead and one server.
 pub const CHANNEL_CAPACITY: usize = 256;
+
+/// Time between two reports of how much waits here.
+const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a server's part in the job ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,11 +51,27 @@ impl Node {
         let mut partials: Option<watch::Receiver<Option<Partial>>> = None;
         let mut news: Option<watch::Receiver<()>> = None;
         let mut reported = Standing::default();
+        let mut load_told = ServerLoad::default();
+        let mut load_due = tokio::time::interval(LOAD_INTERVAL);
+        load_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = load_due.tick() => {
+                    let load = self.place.get().map(|shard| shard.load()).unwrap_or_default();
+                    if std::mem::replace(&mut load_told, load) != load && reports.send(Report::Load(load)).await.is_err() {
+                        return NodeEnd::LeadLost;
+                    }
+                }
                 order = orders.recv() => match order {
                     None => return NodeEnd::LeadLost,
                     Some(Order::Finish(step)) => return NodeEnd::Finished(step),
+                    Some(order @ (Order::AskMissing(_) | Order::LastStep(_))) => {
+                        if let Some(answer) = self.answer(&order)
+                            && reports.send(answer).await.is_err()
+                        {
+                            return NodeEnd::LeadLost;
+                        }
+                    }
                     Some(order) => match self.carry_out(order) {
                         Ok(None) => {}
                         Ok(Some((shard, version))) => {
@@ -89,6 +110,16 @@ impl Node {
                     }
                 }
             }
+        }
+    }
+
+    /// What the lead asks for. Without blocks there is nothing to say: the lead asks again.
+    fn answer(&self, order: &Order) -> Option<Report> {
+        let shard = self.place.get()?;
+        match order {
+            Order::AskMissing(step) => Some(Report::Missing(*step, shard.missing(*step))),
+            Order::LastStep(step) => Some(Report::LastStep(shard.end_with(*step))),
+            _ => None,
         }
     }
 
@@ -131,7 +162,8 @@ impl Node {
                 }
                 Ok(None)
             }
-            Order::Admit { .. } | Order::Finish(_) => Ok(None), // the callers act on these
+            // The callers act on these.
+            Order::Admit { .. } | Order::Finish(_) | Order::AskMissing(_) | Order::LastStep(_) => Ok(None),
         }
     }
 }

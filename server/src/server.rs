@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +62,8 @@ pub struct ServerOptions {
     pub part: Part,
     /// Threads for large updates; 0: one per core.
     pub compute_threads: usize,
+    /// Bytes it may use; `None`: no bound.
+    pub memory_max: Option<NonZeroU64>,
     /// How long to try to reach the lead.
     pub patience: Duration,
 }
@@ -176,7 +179,7 @@ pub struct RunningServer {
 /// # Errors
 /// [`ServerError`], before anything is served.
 pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError> {
-    let ServerOptions { listen, advertise, unix_socket, part, compute_threads, patience } = options;
+    let ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience } = options;
     let at_unix_socket = matches!(&part, Part::Follower { lead, .. } if lead.starts_with("unix:"));
     if at_unix_socket && listen.ip().is_unspecified() && advertise.is_none() {
         return Err(ServerError::NoAddress { listen });
@@ -190,11 +193,11 @@ pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError>
     let own = ServerAddress { url: own_url.clone(), unix_socket: unix_path };
     let ((orders, reports), node, control, lead) = match part {
         Part::Lead(spec) => {
-            let (links, node, lead) = lead_part(*spec, own, bound, &compute)?;
+            let (links, node, lead) = lead_part(*spec, own, memory_max, bound, &compute)?;
             (links, node, ControlService::new(lead.clone()), Some(lead))
         }
         Part::Follower { lead, expected } => {
-            let (links, node) = follower_part(&lead, expected, own, patience, &compute).await?;
+            let (links, node) = follower_part(&lead, expected, own, memory_max, patience, &compute).await?;
             (links, node, ControlService::elsewhere(&lead), None)
         }
     };
@@ -202,7 +205,7 @@ pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError>
     let (stop, stopping) = watch::channel(false);
     let listeners = Listeners { tcp: listener, unix };
     let serving = tokio::spawn(connections::serve(listeners, routes(place.clone(), control).await, stopping));
-    info!(url = own_url, "listening");
+    info!(url = own_url, at = %bound, "listening");
     let node = tokio::spawn(node.run(orders, reports));
     Ok(RunningServer { url: own_url, place, lead, steps, stop, node, serving })
 }
@@ -223,6 +226,7 @@ type Links = (mpsc::Receiver<halflife_proto::membership::Order>, mpsc::Sender<ha
 fn lead_part(
     spec: JobSpec,
     mut own: ServerAddress,
+    memory_max: Option<NonZeroU64>,
     bound: SocketAddr,
     compute: &Arc<ShardCompute>,
 ) -> Result<(Links, Node, Arc<Lead>), ServerError> {
@@ -240,7 +244,7 @@ fn lead_part(
     if bound.ip().is_unspecified() && own.url == format!("http://{bound}") {
         own.url.clear();
     }
-    let (_, orders) = lead.admit_server(incarnation, own).expect("a new job takes its first server");
+    let (_, orders) = lead.admit_server(incarnation, own, memory_max).expect("a new job takes its first server");
     let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
     tokio::spawn(lead.clone().follow_server(ServerIndex(0), receiver));
     tokio::spawn(lead.clone().watch_leases());
@@ -252,6 +256,7 @@ async fn follower_part(
     lead_url: &str,
     expected: Option<Box<JobSpec>>,
     own: ServerAddress,
+    memory_max: Option<NonZeroU64>,
     patience: Duration,
     compute: &Arc<ShardCompute>,
 ) -> Result<(Links, Node), ServerError> {
@@ -264,7 +269,7 @@ async fn follower_part(
         incarnation,
         fingerprint: fingerprint.clone(),
     };
-    let admitted = follower::follow(lead_url, hello, own, patience).await?;
+    let admitted = follower::follow(lead_url, hello, own, memory_max, patience).await?;
     let spec = JobSpec::parse("the lead's job", &admitted.job_toml, &[]).map_err(ServerError::LeadsJob)?;
     if let Some(expected) = expected {
         check_same_job(lead_url, &expected.for_followers(), &spec)?;

@@ -6,6 +6,9 @@
 //! Owns: the registry of blocks and sessions, the progress counter. Locks are held for a few
 //! assignments, never while computing or sending.
 
+#[cfg(feature = "simulation")]
+mod inspection;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -17,7 +20,7 @@ use halflife_proto::contribution::{Acknowledgement, BlockWeights, Contribution, 
 use halflife_proto::hello::{Fingerprint, Hello};
 use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex, Ticket};
 use halflife_proto::manifest::{Manifest, Role, Tensor};
-use halflife_proto::membership::{Partial, Report, Total, VoidedTicket};
+use halflife_proto::membership::{Partial, Report, ServerLoad, Total, VoidedTicket};
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
@@ -28,11 +31,14 @@ use crate::block::{Applied, Block, Change, Contributed, Rules, Summer, Update, V
 use crate::compute::{Compute, INLINE_WORK_MAX, Job};
 use crate::config::JobSpec;
 use crate::outbox::Outbox;
+use crate::planted::{Bug, planted};
 use crate::progress::Progress;
 use crate::push_tally::PushTally;
 use crate::reduction::{Collecting, Next, Round};
 use crate::registry::{Blocks, SessionId, Sessions};
 use crate::slot_tally::SlotTally;
+#[cfg(feature = "simulation")]
+pub use inspection::BlockInspection;
 
 /// Who a server is within its job.
 #[derive(Clone, Debug)]
@@ -182,7 +188,7 @@ impl Shard {
             }
         }
         let reductions = rules.optimizer.reductions();
-        let progress = Progress::new(count, changing);
+        let progress = Progress::new(count, changing, rules.steps);
         let standing = Standing { complete: standing_step(&progress, rules.steps), ..Standing::default() };
         let tally = match (rules.has_tickets(), rules.has_quorum()) {
             (true, _) => Tally::Pushes(Mutex::new(PushTally::new(changing))),
@@ -245,7 +251,7 @@ impl Shard {
     /// A [`Refusal`] with what was expected and what came; nothing has changed.
     pub fn contribute(self: &Arc<Self>, contribution: Contribution) -> Result<Acknowledgement, Refusal> {
         self.check_running()?;
-        if contribution.generation != self.identity.generation {
+        if contribution.generation != self.identity.generation && !planted(Bug::OldGenerationAccepted) {
             return Err(Refusal::mismatch(
                 RefusalCause::WrongGeneration,
                 "contribution",
@@ -379,9 +385,14 @@ impl Shard {
     /// A contribution beyond the step after the newest complete one would let blocks drift more than
     /// one step apart.
     fn check_not_ahead(&self, step: Step) -> Result<(), Refusal> {
-        let (next, complete) = self.with_progress(|progress| (progress.next(), progress.complete()));
-        if step <= next {
+        let (next, complete, last) =
+            self.with_progress(|progress| (progress.next(), progress.complete(), progress.last()));
+        if step <= next.min(last) {
             return Ok(());
+        }
+        if step > last {
+            let expected = format!("at most {last}, with which the job ends");
+            return Err(Refusal::mismatch(RefusalCause::StepAhead, "contribution", expected, step));
         }
         if complete.is_none() {
             return Err(Refusal::new(RefusalCause::NotInitialized, "not every block has weights yet"));
@@ -527,6 +538,43 @@ impl Shard {
         });
     }
 
+    /// Ends with `step`, or says which later one cannot be undercut.
+    #[must_use]
+    pub fn end_with(&self, step: Step) -> Step {
+        self.with_progress(|progress| progress.end_with(step))
+    }
+
+    /// Slots of `step` that some block here lacks, as runs in slot order; none once it is complete.
+    #[must_use]
+    pub fn missing(&self, step: Step) -> Vec<SlotRange> {
+        let mut lacking = vec![false; self.rules.slots.slots() as usize];
+        for block in self.blocks.all() {
+            for run in block.missing(step) {
+                lacking[run.begin as usize..run.end as usize].fill(true);
+            }
+        }
+        let mut begin = 0;
+        lacking
+            .chunk_by(|a, b| a == b)
+            .filter_map(|run| {
+                let slots = SlotRange { begin, end: begin + run.len() as u32 };
+                begin = slots.end;
+                run[0].then_some(slots)
+            })
+            .collect()
+    }
+
+    /// How much waits here.
+    #[must_use]
+    pub fn load(&self) -> ServerLoad {
+        let gathered = self.blocks.all().iter().map(|block| block.gathered_bytes() as u64).sum();
+        ServerLoad {
+            gathered_bytes: gathered,
+            queued_work: self.compute.queued_work() as u64,
+            sessions: self.sessions.all().len() as u32,
+        }
+    }
+
     /// Ends every open session.
     pub fn close_sessions(&self, status: Option<tonic::Status>) {
         for outbox in self.sessions.all() {
@@ -564,7 +612,8 @@ impl Shard {
                 self.sessions.close(id);
                 return Err(step_gone(&block, step));
             };
-            outbox.send_baseline(block.id(), version);
+            let stale = planted(Bug::StaleBaseline).then(|| block.current()).flatten();
+            outbox.send_baseline(block.id(), stale.map_or(version, |newest| newest.carried_to(step)));
             if let Some(newer) = block.current().filter(|current| block.changes() && current.step > step) {
                 outbox.send_weights(block.id(), &newer);
             }

@@ -25,6 +25,7 @@ fn options(part: Part) -> ServerOptions {
         advertise: None,
         unix_socket: None,
         part,
+        memory_max: None,
         compute_threads: 2,
         patience: Duration::from_secs(10),
     }

@@ -4,10 +4,12 @@
 //! - [`tool`]: a client of the bare contract, written against the generated code alone, so that the
 //!   tests do not trust the SDK to speak for them.
 //! - [`process`]: the real binaries as real processes.
+//! - [`proxy`]: a link between them that can be cut, stalled in either direction, and slowed down.
 //!
 //! Test code: a failed expectation panics with what was expected.
 #![allow(clippy::missing_panics_doc, clippy::unwrap_used)]
 
 pub mod cluster;
 pub mod process;
+pub mod proxy;
 pub mod tool;

@@ -87,8 +87,15 @@ impl Process {
     /// Starts a binary of ours.
     #[must_use]
     pub fn start(name: &str, arguments: &[&str]) -> Process {
+        Process::start_with(name, arguments, &[])
+    }
+
+    /// Starts a binary of ours with variables in its environment.
+    #[must_use]
+    pub fn start_with(name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
         let mut child = Command::new(binary(name))
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -148,6 +155,19 @@ impl Process {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill runs");
         assert!(sent.success(), "no signal {name} to {}", self.name);
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a status").is_some()
+    }
+
+    /// Whether it is suspended.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // The state follows the name, which is in parentheses and may hold anything.
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     }
 
     /// Waits for its end.

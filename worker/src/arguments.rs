@@ -23,7 +23,28 @@ pub(crate) enum Command {
     Bench(Bench),
     /// A process of `bench`, which alone can speak to it.
     #[command(hide = true)]
-    BenchProcess,
+    BenchProcess(BenchProcess),
+}
+
+impl Command {
+    /// Threads that move data; 0: by the number of cores.
+    pub(crate) fn io_threads(&self) -> usize {
+        match self {
+            Command::Train(train) => train.io_threads,
+            // Servers and workers share the process, and gradients the cores.
+            Command::Local(_) => 0,
+            // The bench itself moves nothing.
+            Command::Bench(_) => 1,
+            Command::BenchProcess(process) => process.io_threads,
+        }
+    }
+}
+
+/// What a process of `bench` is started with; the rest comes as orders.
+#[derive(Debug, Args)]
+pub(crate) struct BenchProcess {
+    #[arg(long)]
+    io_threads: usize,
 }
 
 /// Takes part in a job that servers run elsewhere.
@@ -38,6 +59,9 @@ pub(crate) struct Train {
     /// How long to try to reach and join the job, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
+    /// Threads that move data. 0: one per four cores.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    io_threads: usize,
     #[command(flatten)]
     slowness: Slowness,
     #[command(flatten)]

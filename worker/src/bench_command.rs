@@ -74,6 +74,9 @@ pub(crate) struct Bench {
     /// May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     compare: Vec<String>,
+    /// Threads that move data, of each process. 0: one per four cores.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    io_threads: usize,
     /// How long a worker tries to reach and join the job, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
@@ -121,6 +124,7 @@ impl Bench {
             block_elements: self.block_elements,
             set: self.set.clone(),
             compare: self.compare.clone(),
+            io_threads: self.io_threads,
             patience_s: self.patience,
         }
     }

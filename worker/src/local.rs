@@ -91,6 +91,7 @@ async fn start_servers(spec: JobSpec) -> Result<Vec<RunningServer>, LocalError> 
             unix_socket: None,
             part,
             compute_threads: compute_threads(count),
+            memory_max: None,
             patience: PATIENCE,
         };
         servers.push(start(options).await.map_err(|source| LocalError::Server { index, source })?);

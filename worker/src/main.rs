@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use halflife_client::ClientOptions;
-use halflife_server::JobSpec;
+use halflife_server::{JobSpec, io_threads};
 use halflife_worker::progress::Progress;
 use halflife_worker::training::{End, Evaluate, Finished, TrainOptions, train};
 use halflife_worker::{local, threads, weights_file};
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         .with_ansi(stderr().is_terminal())
         .with_target(false)
         .init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match io_threads::runtime(arguments.command.io_threads()) {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
@@ -80,7 +80,7 @@ async fn run(arguments: Arguments) -> Outcome<ExitCode> {
         Command::Local(local) => see_through(run_local(local, signal.clone()), &local.outputs, signal).await,
         Command::Bench(bench) => bench_command::run(bench, signal).await,
         // Signals are for the process that started it: a terminal sends Ctrl-C to both.
-        Command::BenchProcess => Ok(halflife_worker::bench::run_process().await),
+        Command::BenchProcess(_) => Ok(halflife_worker::bench::run_process().await),
     }
 }
 
@@ -97,6 +97,11 @@ async fn see_through(
     };
     match end {
         End::Finished(finished) => write_outcome(&finished, outputs),
+        End::Drained { step, steps } => {
+            let standing = Standing { step, steps: Some(steps) };
+            writeln!(stdout(), "halflife-worker: drained by the job's operator; {standing}")?;
+            Ok(ExitCode::SUCCESS)
+        }
         End::Stopped { step, steps } => Ok(stopped(first(&mut signal).await, &Standing { step, steps })),
     }
 }

@@ -1,7 +1,8 @@
 //! One worker's part in a job, from the lead's address to the final scores.
 //!
 //! Promises: async threads never compute; a stop leaves the job at once, so that others take the
-//! slots over; the same weights whoever computed what. Does not: decide what to compute (the lead and
+//! slots over; a worker that was taken for dead joins again and goes on; the same weights whoever
+//! computed what. Does not: decide what to compute (the lead and
 //! the client do), print, or write files.
 
 use std::pin::pin;
@@ -75,6 +76,19 @@ pub enum End {
         /// The job's last step, if it got to know it.
         steps: Option<Step>,
     },
+    /// The operator asked it to leave, and it has.
+    Drained {
+        /// Newest step it saw complete.
+        step: Option<Step>,
+        /// The job's last step.
+        steps: Step,
+    },
+}
+
+/// How the work ended.
+enum Outcome {
+    Done(Arc<WeightsVersion>),
+    Drained,
 }
 
 /// A finished job, as one worker saw it.
@@ -108,6 +122,8 @@ pub async fn train(
 
 /// A worker that has joined. It has slots from now on, so it must [`Trainer::run`] soon.
 pub struct Trainer {
+    url: String,
+    client: ClientOptions,
     member: Member,
     job: JobDescription,
     workload: Workload,
@@ -137,8 +153,9 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`].
     pub async fn join(url: &str, options: TrainOptions) -> Result<Trainer, TrainError> {
-        let fingerprint = options.client.fingerprint.to_string();
-        let lead = Lead::connect(url, options.client).await?;
+        let TrainOptions { client, evaluate, delay } = options;
+        let fingerprint = client.fingerprint.to_string();
+        let lead = Lead::connect(url, client.clone()).await?;
         let job = lead.job().clone();
         if job.workload_toml.is_empty() {
             return Err(TrainError::NoWorkload(job.id));
@@ -152,14 +169,25 @@ impl Trainer {
         let manifest = computation.manifest().clone();
         let member = lead.join(manifest.clone()).await?;
         computation.use_buffers(member.buffers().clone());
-        let evaluates = match options.evaluate {
+        let evaluates = match evaluate {
             Evaluate::Always => true,
             Evaluate::IfFirst => member.number() == FIRST_WORKER,
             Evaluate::Never => false,
         };
         let computation = Some(computation);
-        let (delay, seen) = (options.delay, Seen::default());
-        Ok(Trainer { member, job, workload, manifest, fingerprint, evaluates, delay, computation, seen })
+        Ok(Trainer {
+            url: url.to_owned(),
+            client,
+            member,
+            job,
+            workload,
+            manifest,
+            fingerprint,
+            evaluates,
+            delay,
+            computation,
+            seen: Seen::default(),
+        })
     }
 
     /// Computes until the job is done or `stop` resolves.
@@ -167,8 +195,8 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`].
     pub async fn run(mut self, progress: &mut Progress, stop: impl Future<Output = ()>) -> Result<End, TrainError> {
-        let weights = tokio::select! {
-            weights = self.work_until_done(progress) => weights?,
+        let outcome = tokio::select! {
+            outcome = self.work_and_rejoin(progress) => outcome?,
             () = stop => {
                 let end = End::Stopped { step: self.seen.newest, steps: Some(Step(self.job.steps)) };
                 // Whether the lead still answers changes nothing: the lease ends on its own.
@@ -176,12 +204,37 @@ impl Trainer {
                 return Ok(end);
             }
         };
+        let Outcome::Done(weights) = outcome else {
+            let end = End::Drained { step: self.seen.newest, steps: Step(self.job.steps) };
+            self.member.leave().await?;
+            return Ok(end);
+        };
         let finished = self.finish(&weights).await?;
         self.member.leave().await?;
         Ok(End::Finished(Box::new(Finished { report: finished, manifest: self.manifest, weights })))
     }
 
-    async fn work_until_done(&mut self, progress: &mut Progress) -> Result<Arc<WeightsVersion>, TrainError> {
+    /// Works; a worker that was only slow, and so was taken for dead, joins again as a new one.
+    async fn work_and_rejoin(&mut self, progress: &mut Progress) -> Result<Outcome, TrainError> {
+        loop {
+            match self.work_until_done(progress).await {
+                Err(TrainError::Client(ClientError::Fenced(refusal))) => {
+                    tracing::warn!(%refusal, "taken for dead; joining again");
+                    let lead = Lead::connect(&self.url, self.client.clone()).await?;
+                    if lead.job().id != self.job.id {
+                        return Err(ClientError::Fenced(refusal).into()); // it is another job's lead by now
+                    }
+                    self.member = lead.join(self.manifest.clone()).await?;
+                    if let Some(computation) = &mut self.computation {
+                        computation.use_buffers(self.member.buffers().clone());
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn work_until_done(&mut self, progress: &mut Progress) -> Result<Outcome, TrainError> {
         loop {
             match self.member.next_work().await? {
                 Work::Initialize => {
@@ -196,8 +249,9 @@ impl Trainer {
                 }
                 Work::Finished { weights } => {
                     self.seen.note(&weights, &self.job, progress);
-                    return Ok(weights);
+                    return Ok(Outcome::Done(weights));
                 }
+                Work::Drained => return Ok(Outcome::Drained),
             }
         }
     }
@@ -273,7 +327,7 @@ impl Trainer {
         Ok(Report {
             job_id: self.job.id.0.clone(),
             seed: self.job.seed,
-            steps: self.job.steps,
+            steps: weights.step.0, // fewer than the job's if its operator ended it
             slots: self.job.slots,
             samples_per_slot: self.workload.training.samples_per_slot,
             parameters: self.manifest.elements(),

@@ -20,6 +20,7 @@ use crate::heartbeat;
 use crate::layout::Layout;
 use crate::lead::{Admission, Lead};
 use crate::pull::is_other_step_worth_asking;
+use crate::reopening::Reopener;
 use crate::retry::Backoff;
 use crate::server_stream::{self, ServerReader};
 use crate::session::SessionHandle;
@@ -44,7 +45,6 @@ impl Member {
             buffers: BufferPool::new(layout.elements()),
             urls,
             session: SessionHandle::new(work),
-            streams: Vec::new(),
             tasks: JoinSet::new(),
             result: None,
             pushing: Pushing::default(),
@@ -64,31 +64,36 @@ impl Member {
             };
             readers.push(reader);
         }
-        member.start_assembler(readers);
+        member.start_assembler(readers, give_up_after);
         Ok(member)
     }
 
     async fn start_heartbeat(&mut self, every: Duration, give_up_after: Duration) -> Result<(), ClientError> {
         let mut backoff = Backoff::new(give_up_after);
-        let (heart, reader) = loop {
+        let halves = loop {
             match heartbeat::open(&self.lead_url, &self.hello, every, &self.session).await {
                 Ok(halves) => break halves,
                 Err(failure) => backoff.pause(&self.lead_url, failure).await?,
             }
         };
-        self.tasks.spawn(heart.run());
-        self.tasks.spawn(reader.run());
+        self.tasks.spawn(heartbeat::keep(halves, self.hello.clone(), give_up_after));
         Ok(())
     }
 
-    fn start_assembler(&mut self, readers: Vec<ServerReader>) {
+    fn start_assembler(&mut self, readers: Vec<ServerReader>, give_up_after: Duration) {
         let (plan, elements) = (Arc::clone(&self.plan), self.layout.elements());
         let assembly = Assembly::new(plan, elements, self.job.generation, Step(self.job.steps));
         let assembly = match self.job.consistency.mode.has_tickets() {
             true => assembly.with_snapshots(),
             false => assembly,
         };
-        self.tasks.spawn(assemble(assembly, readers, self.session.clone()));
+        let reopener = Reopener {
+            hello: self.hello.clone(),
+            plan: Arc::clone(&self.plan),
+            session: self.session.clone(),
+            give_up_after,
+        };
+        self.tasks.spawn(assemble(assembly, readers, reopener));
     }
 
     /// Opens the stream to a server on this host through its Unix socket, if it has one and answers
@@ -112,12 +117,8 @@ impl Member {
         }
     }
 
-    fn keep_stream(&mut self, server: ServerIndex, (stream, reader, step): server_stream::Opened) -> ServerReader {
-        self.session.note_reach(server, true);
-        if step.is_none() {
-            self.session.change(|session| session.work.note_uninitialized());
-        }
-        self.streams.push(stream);
+    fn keep_stream(&mut self, server: ServerIndex, (shipments, reader, step): server_stream::Opened) -> ServerReader {
+        self.session.note_opened(server, shipments, step);
         reader
     }
 
@@ -137,7 +138,7 @@ impl Member {
                 // skipped by that is pulled when there is work at it.
                 Err(failure) if is_other_step_worth_asking(&failure) && from_step.is_some() => from_step = None,
                 Err(failure) => {
-                    self.session.note_reach(server, false);
+                    self.session.note_unreachable(server);
                     backoff.pause(url, failure).await?;
                 }
             }

@@ -31,6 +31,9 @@ pub(super) struct Pushing {
     sequence: u64,
     /// The ticket that is not pushed yet, with what it is computed at.
     held: Option<(Ticket, Snapshot)>,
+    /// The push that the lead has not acknowledged by another ticket, and how many streams were open before
+    /// it was sent: one that was opened later has not got it.
+    pushed: Option<(u64, Shipment)>,
     /// Marks sent.
     marks: u64,
 }
@@ -41,6 +44,8 @@ impl Member {
         loop {
             let sight = see(&self.session.look());
             match sight {
+                // What is held is computed first: a ticket that is handed back is lost to the job.
+                Sight::Work(Work::Drained) if self.pushing.held.is_some() => {}
                 Sight::Work(Work::Finished { weights }) => {
                     return Ok(Work::Finished { weights: self.masters_of(weights).await? });
                 }
@@ -53,8 +58,9 @@ impl Member {
                 return Ok(Work::Compute { step: ticket.step(), nodes, weights: snapshot.weights.clone() });
             }
             match self.ask_for_ticket().await? {
-                TicketAnswer::Wait => {}
+                TicketAnswer::Wait => self.push_again().await?,
                 TicketAnswer::Granted(ticket) => {
+                    self.pushing.pushed = None;
                     self.session.change(|session| session.work.note_ticket(ticket.step()));
                     let snapshot = self.read_newest().await?;
                     self.pushing.sequence += 1;
@@ -80,9 +86,29 @@ impl Member {
             return Err(ClientError::BadContribution { what: "ticket of a push", expected, found: step.to_string() });
         };
         let push = Push { ticket: *ticket, sequence: self.pushing.sequence };
-        self.send(shipment.as_push(push, snapshot.versions.clone())).await?;
+        let shipment = shipment.as_push(push, snapshot.versions.clone());
+        let opened = self.send(shipment.clone()).await?;
         self.pushing.held = None;
+        self.pushing.pushed = Some((opened, shipment));
         Ok(())
+    }
+
+    /// Sends the newest push once more if a stream was opened since: what did arrive counts once.
+    async fn push_again(&mut self) -> Result<(), ClientError> {
+        let now = self.session.look().opened;
+        if let Some((_, shipment)) = self.pushing.pushed.take_if(|(opened, _)| *opened < now) {
+            let opened = self.send(shipment.clone()).await?;
+            self.pushing.pushed = Some((opened, shipment));
+        }
+        Ok(())
+    }
+
+    /// Waits until every server has read the newest push, so that leaving does not tear it; not for long.
+    pub(super) async fn flush(&mut self, patience: Duration) {
+        if self.pushing.pushed.is_some() {
+            // Whoever leaves leaves, whether a server answers or not.
+            let _ = tokio::time::timeout(patience, self.read_newest()).await;
+        }
     }
 
     async fn ask_for_ticket(&self) -> Result<TicketAnswer, ClientError> {
@@ -112,17 +138,18 @@ impl Member {
         let mut changes = self.session.subscribe();
         loop {
             self.pushing.marks += 1;
-            self.send(Shipment::mark(self.pushing.marks)).await?;
+            let opened = self.send(Shipment::mark(self.pushing.marks)).await?;
             let is_back = |session: &Session| session.snapshot.as_ref().is_some_and(|snapshot| snapshot.mark >= wanted);
-            let waiting = changes.wait_for(|session| is_back(session) || !session.failures.is_empty());
+            let is_lost = |session: &Session| !session.failures.is_empty() || session.opened > opened;
+            let waiting = changes.wait_for(|session| is_back(session) || is_lost(session));
             // The sender lives as long as `self`.
-            let in_time = tokio::time::timeout(MARK_PATIENCE, async { drop(waiting.await) }).await.is_ok();
+            let _ = tokio::time::timeout(MARK_PATIENCE, async { drop(waiting.await) }).await;
             let snapshot = Some(self.session.look())
                 .filter(|session| is_back(session))
                 .and_then(|session| session.snapshot.clone());
             match snapshot {
                 Some(snapshot) => return Ok(snapshot),
-                None if in_time => self.fail().await?,
+                None if !self.session.look().failures.is_empty() => self.fail().await?,
                 None => tracing::debug!("a mark is not back yet; sending another"),
             }
         }

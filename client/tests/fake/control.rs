@@ -72,6 +72,10 @@ impl Control for FakeControl {
         Ok(Response::new(v1::JobStatus { step, ..v1::JobStatus::default() }))
     }
 
+    async fn operate(&self, _: Request<v1::OperateRequest>) -> Result<Response<v1::OperateResponse>, Status> {
+        Err(refusal(RefusalCause::Unimplemented).into())
+    }
+
     async fn leave(&self, _: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
         self.state.lock().unwrap().leaves += 1;
         Ok(Response::new(v1::LeaveResponse {}))

@@ -6,6 +6,8 @@
 use halflife_proto::contribution::{Outcome, Payload};
 use halflife_proto::slots::{SlotRange, SlotTree};
 
+use crate::planted::{Bug, planted};
+
 /// One node's contribution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
@@ -38,11 +40,17 @@ impl Gathering {
     /// is already covered changes nothing; one that covers held nodes takes their place.
     pub fn add(&mut self, arrived: Held) -> Outcome {
         debug_assert!(self.tree.is_node(arrived.slots));
-        if self.held.iter().any(|held| held.slots.covers(arrived.slots)) {
+        let is_covered = self.held.iter().any(|held| held.slots.covers(arrived.slots));
+        if is_covered && !planted(Bug::ForgottenDedupe) {
             return Outcome::Duplicate;
         }
         let before = self.held.len();
-        self.held.retain(|held| !arrived.slots.covers(held.slots));
+        if planted(Bug::LateNodeIgnored) && self.held.iter().any(|held| arrived.slots.covers(held.slots)) {
+            return Outcome::Duplicate;
+        }
+        if !planted(Bug::CoveringNodeAdded) && !planted(Bug::ForgottenDedupe) {
+            self.held.retain(|held| !arrived.slots.covers(held.slots));
+        }
         let outcome = if self.held.len() < before { Outcome::Replaced } else { Outcome::Added };
         let place = self.held.partition_point(|held| held.slots.begin < arrived.slots.begin);
         self.held.insert(place, arrived);
@@ -53,7 +61,15 @@ impl Gathering {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         // Disjoint by construction, so counting is enough.
-        self.held.iter().map(|held| held.slots.count()).sum::<u32>() == self.tree.slots()
+        let held = self.held.iter().map(|held| held.slots.count()).sum::<u32>();
+        held == self.tree.slots() || (planted(Bug::PartialStepApplied) && held + 1 == self.tree.slots() && held > 0)
+    }
+
+    /// The slots that nothing held covers, as runs in slot order.
+    pub fn missing(&self) -> impl Iterator<Item = SlotRange> {
+        let ends = std::iter::once(0).chain(self.held.iter().map(|held| held.slots.end));
+        let begins = self.held.iter().map(|held| held.slots.begin).chain(std::iter::once(self.tree.slots()));
+        ends.zip(begins).filter_map(|(end, begin)| SlotRange::new(end, begin))
     }
 
     /// Lets go of all but these single slots; how many of them are held.
@@ -124,6 +140,19 @@ mod tests {
         }
         assert_eq!(gathering.keep(&[0, 1, 3]), 2);
         assert_eq!(gathering.held(), [held(0, 1), held(3, 4)]);
+    }
+
+    #[test]
+    fn what_is_missing_are_the_runs_between_what_is_held() {
+        let mut gathering = Gathering::new(SlotTree::new(8).unwrap());
+        let mut missing_with = |nodes: &[(u32, u32)]| {
+            nodes.iter().for_each(|(begin, end)| _ = gathering.add(held(*begin, *end)));
+            gathering.missing().map(|run| (run.begin, run.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(missing_with(&[]), [(0, 8)]);
+        assert_eq!(missing_with(&[(2, 4), (4, 5)]), [(0, 2), (5, 8)]);
+        assert_eq!(missing_with(&[(0, 2), (6, 8)]), [(5, 6)]);
+        assert_eq!(missing_with(&[(0, 8)]), []);
     }
 
     proptest! {

@@ -16,8 +16,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
 use super::Lead;
-use super::state::{LeadState, Phase};
-use crate::config::JobSpec;
+use super::state::LeadState;
+use super::status;
 use crate::node::CHANNEL_CAPACITY;
 
 /// Serves the lead's side of the contract; on other servers it refuses with `NOT_LEAD`.
@@ -128,7 +128,7 @@ impl Control for ControlService {
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::JobStatus>, Status> {
-        Ok(Response::new(status(&*self.lead()?)))
+        Ok(Response::new(status::of(&*self.lead()?)))
     }
 
     async fn ticket(&self, request: Request<v1::TicketRequest>) -> Result<Response<v1::TicketResponse>, Status> {
@@ -146,6 +146,14 @@ impl Control for ControlService {
         Ok(Response::new(v1::LeaveResponse {}))
     }
 
+    async fn operate(&self, request: Request<v1::OperateRequest>) -> Result<Response<v1::OperateResponse>, Status> {
+        let lead = self.lead()?;
+        let operation = wire::read_operation(request.into_inner())?;
+        info!(?operation, "the operator acts");
+        let step = lead.decide(|state, _| state.operate(operation))?;
+        Ok(Response::new(v1::OperateResponse { step: step.0 }))
+    }
+
     async fn register(
         &self,
         request: Request<Streaming<v1::ServerReport>>,
@@ -156,11 +164,11 @@ impl Control for ControlService {
         let expected =
             |found: &str| Refusal::mismatch(RefusalCause::Malformed, "first report", "a registration", found);
         let first = incoming.message().await?.ok_or_else(|| expected("the end of the stream"))?;
-        let Report::Register { hello, mut address } = wire::read_report(first)? else {
+        let Report::Register { hello, mut address, memory_max } = wire::read_report(first)? else {
             return Err(expected("another report").into());
         };
         address.url = reachable_url(&address.url, from);
-        let (index, orders) = lead.admit_server(hello.incarnation, address)?;
+        let (index, orders) = lead.admit_server(hello.incarnation, address, memory_max)?;
         let admission =
             Order::Admit { lead: lead.identity().hello(), index, job_toml: lead.spec().for_followers().to_toml() };
         let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
@@ -197,93 +205,4 @@ fn reachable_url(url: &str, from: Option<SocketAddr>) -> String {
         SocketAddr::V6(address) => format!("[{}]", address.ip()),
     };
     url.replacen("//0.0.0.0:", &format!("//{host}:"), 1).replacen("//[::]:", &format!("//{host}:"), 1)
-}
-
-/// The job's status as the contract shows it.
-fn status(lead: &Lead) -> v1::JobStatus {
-    let job = Some((&lead.description()).into());
-    lead.read(|state| {
-        let (phase, note) = match state.phase() {
-            Phase::WaitingForServers => {
-                let here = state.servers().iter().flatten().count();
-                (v1::Phase::WaitingForServers, format!("{here} of {} servers are here", state.servers().len()))
-            }
-            Phase::WaitingForWorkers => {
-                (v1::Phase::WaitingForWorkers, "waiting for a worker to show its model".to_owned())
-            }
-            Phase::Initializing => (v1::Phase::Initializing, "waiting for the first weights".to_owned()),
-            Phase::Training if state.workers().is_empty() => {
-                (v1::Phase::Training, "no workers: the job waits".to_owned())
-            }
-            Phase::Training => (v1::Phase::Training, String::new()),
-            Phase::Finished => (v1::Phase::Finished, String::new()),
-            Phase::Stopped(refusal) => (v1::Phase::Stopped, refusal.to_string()),
-        };
-        v1::JobStatus {
-            job,
-            phase: phase.into(),
-            step: state.complete_step().map_or(0, |step| step.0),
-            lr: lead.lr(state),
-            workers: worker_statuses(lead, state),
-            servers: server_statuses(state),
-            promises: vec![bit_reproducibility(state, lead.spec())],
-            note,
-            quorum: state.quorum().map(Into::into),
-            tickets: state.tickets().map(Into::into),
-        }
-    })
-}
-
-fn worker_statuses(lead: &Lead, state: &LeadState) -> Vec<v1::WorkerStatus> {
-    let now = lead.started.elapsed();
-    let mut workers: Vec<_> = state
-        .workers()
-        .iter()
-        .map(|(incarnation, worker)| v1::WorkerStatus {
-            number: worker.number,
-            incarnation: incarnation.0,
-            step: worker.step.0,
-            nodes: worker.assignment().nodes.iter().map(|node| (*node).into()).collect(),
-            heartbeat_age_ms: now.saturating_sub(worker.heard_at).as_millis() as u64,
-            fingerprint: Some((&worker.fingerprint).into()),
-        })
-        .collect();
-    workers.sort_by_key(|worker| worker.number);
-    workers
-}
-
-fn server_statuses(state: &LeadState) -> Vec<v1::ServerStatus> {
-    let mut statuses: Vec<_> = state
-        .servers()
-        .iter()
-        .enumerate()
-        .filter_map(|(index, server)| {
-            let server = server.as_ref()?;
-            let step = server.complete.map_or(0, |step| step.0);
-            Some(v1::ServerStatus { index: index as u32, url: server.address.url.clone(), blocks: 0, bytes: 0, step })
-        })
-        .collect();
-    if let Some((manifest, placement)) = state.model() {
-        for (block, range) in halflife_proto::blocks::all_blocks(manifest, placement.block_elements()) {
-            let owner = placement.server_of(block);
-            if let Some(status) = statuses.iter_mut().find(|status| Some(ServerIndex(status.index)) == owner) {
-                status.blocks += 1;
-                status.bytes += 4 * (range.end - range.start);
-            }
-        }
-    }
-    statuses
-}
-
-fn bit_reproducibility(state: &LeadState, spec: &JobSpec) -> v1::PromiseStatus {
-    let mut fingerprints = state.workers().values().map(|worker| &worker.fingerprint);
-    let first = fingerprints.next();
-    let other = fingerprints.find(|fingerprint| Some(*fingerprint) != first);
-    let consistency = spec.job.consistency().why_not_reproducible(spec.job.slots);
-    let why = match (consistency.or(spec.wire.why_not_reproducible()), first, other) {
-        (Some(why), ..) => why.to_owned(),
-        (None, Some(first), Some(other)) => format!("workers differ: {first} / {other}"),
-        _ => String::new(),
-    };
-    v1::PromiseStatus { name: "P2 bit-reproducible".to_owned(), holds: why.is_empty(), why }
 }

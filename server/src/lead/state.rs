@@ -7,18 +7,23 @@
 //! An assignment is advice, never a permission: a slot computed twice counts once (rule 1), so the
 //! machine only has to make sure that every slot is assigned to somebody living.
 
+mod memory;
 mod modes;
+mod operate;
+mod progress;
+mod watch;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use halflife_optim::Sums;
-use halflife_proto::blocks::{BLOCKS_MAX, BlockId, block_count};
+use halflife_proto::blocks::{BLOCKS_MAX, BlockId, all_blocks, block_count};
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::job::Consistency;
 use halflife_proto::manifest::{Manifest, Role};
-use halflife_proto::membership::{Assignment, BlockSums, Notice, Order, Partial, Total};
+use halflife_proto::membership::{Assignment, BlockSums, Notice, Order, Partial, ServerLoad, Total};
 use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
@@ -27,6 +32,11 @@ use modes::{Decider, changing_servers};
 
 use super::assignment::split_slots;
 use crate::placement::balance;
+use crate::planted::{Bug, planted};
+pub use memory::Demand;
+use operate::Ending;
+pub use progress::Behind;
+use watch::ProgressWatch;
 
 /// The part of the job the lead decides by.
 #[derive(Clone, Debug)]
@@ -47,6 +57,8 @@ pub struct Settings {
     pub lease: Duration,
     /// When steps are applied.
     pub consistency: Consistency,
+    /// What decides how much memory the job needs.
+    pub demand: Demand,
 }
 
 /// Something to do, in this order.
@@ -56,6 +68,8 @@ pub enum Effect {
     Order(ServerIndex, Order),
     /// Send a notice to a worker.
     Notify(Incarnation, Notice),
+    /// Every worker must hear that the job rests, or goes on.
+    HoldChanged,
     /// Read the initial weights from their file and send them to the servers.
     LoadInitialWeights,
     /// A worker that was told to wait for a ticket may ask again.
@@ -75,6 +89,8 @@ pub enum Phase {
     Initializing,
     /// Steps are being made.
     Training,
+    /// Asked to rest.
+    Paused,
     /// The last step is complete everywhere.
     Finished,
     /// It ended early.
@@ -92,6 +108,19 @@ pub struct Server {
     pub placed: bool,
     /// Newest step complete on all its blocks.
     pub complete: Option<Step>,
+    /// Bytes it may use; `None`: no bound.
+    pub memory_max: Option<NonZeroU64>,
+    /// How much waits on it, as it said last.
+    pub load: ServerLoad,
+}
+
+/// What a server holds of the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Blocks.
+    pub blocks: u64,
+    /// Their elements.
+    pub elements: u64,
 }
 
 /// A worker as the lead knows it.
@@ -110,6 +139,12 @@ pub struct Worker {
     assignments: Vec<Assignment>,
     /// Servers it says it cannot reach.
     pub unreachable: Vec<ServerIndex>,
+    /// Why it has no slots although it lives.
+    pub behind: Option<Behind>,
+    /// Was asked to leave.
+    pub drained: bool,
+    /// Steps it held up.
+    stalls: u32,
 }
 
 impl Worker {
@@ -133,6 +168,8 @@ impl Worker {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heard {
     epoch: u64,
+    hold: Option<Step>,
+    drained: bool,
     finished: bool,
 }
 
@@ -158,6 +195,8 @@ pub struct LeadState {
     workers: BTreeMap<Incarnation, Worker>,
     workers_joined: u32,
     model: Option<(Manifest, Placement)>,
+    /// By server, once there is a model.
+    holdings: Vec<Holding>,
     initial_weights_sent: bool,
     /// Parts of a norm over the model, until every block's is there.
     norm: Option<((Step, u32), BTreeMap<BlockId, BlockSums>)>,
@@ -165,6 +204,11 @@ pub struct LeadState {
     decider: Decider,
     /// Servers whose blocks change: the others have nothing to tell of slots and pushes.
     changing_servers: usize,
+    watch: ProgressWatch,
+    /// The step that servers were asked for the missing slots of, until an answer was acted upon.
+    missing_asked: Option<Step>,
+    hold: Option<Step>,
+    ending: Option<Ending>,
     finished: bool,
     stopped: Option<Refusal>,
 }
@@ -181,9 +225,14 @@ impl LeadState {
             workers: BTreeMap::new(),
             workers_joined: 0,
             model: None,
+            holdings: Vec::new(),
             initial_weights_sent: false,
             norm: None,
             epoch: 0,
+            watch: ProgressWatch::default(),
+            missing_asked: None,
+            hold: None,
+            ending: None,
             finished: false,
             stopped: None,
         }
@@ -195,13 +244,25 @@ impl LeadState {
     ///
     /// # Errors
     /// `JOB_FULL` when the job has its servers, `JOB_STOPPED` when it has ended.
-    pub fn register(&mut self, incarnation: Incarnation, address: ServerAddress) -> Result<ServerIndex, Refusal> {
+    pub fn register(
+        &mut self,
+        incarnation: Incarnation,
+        address: ServerAddress,
+        memory_max: Option<NonZeroU64>,
+    ) -> Result<ServerIndex, Refusal> {
         self.check_not_stopped()?;
         let Some(index) = self.servers.iter().position(Option::is_none) else {
             let expected = format!("{} servers, all registered", self.settings.servers);
             return Err(Refusal::mismatch(RefusalCause::JobFull, "registration", expected, "one more"));
         };
-        self.servers[index] = Some(Server { incarnation, address, placed: false, complete: None });
+        self.servers[index] = Some(Server {
+            incarnation,
+            address,
+            placed: false,
+            complete: None,
+            memory_max,
+            load: ServerLoad::default(),
+        });
         Ok(ServerIndex(index as u32))
     }
 
@@ -226,6 +287,17 @@ impl LeadState {
         if !was_initialized && self.tickets().is_some() {
             return self.open_tickets();
         }
+        self.finish_if_complete()
+    }
+
+    /// How much waits on a server.
+    pub fn load(&mut self, index: ServerIndex, load: ServerLoad) {
+        if let Some(server) = self.server_mut(index) {
+            server.load = load;
+        }
+    }
+
+    fn finish_if_complete(&mut self) -> Vec<Effect> {
         if self.complete_step() < Some(self.settings.steps) { Vec::new() } else { self.finish_once() }
     }
 
@@ -264,6 +336,10 @@ impl LeadState {
             .map(|blocks| Sums::combine(&blocks.iter().map(|(_, sums)| Sums(**sums)).collect::<Vec<_>>()))
             .collect();
         let order = Order::Total(Total { step: key.0, stage: key.1, sums: Sums::combine(&tensors).0 });
+        self.order_all(&order)
+    }
+
+    fn order_all(&self, order: &Order) -> Vec<Effect> {
         (0..self.servers.len() as u32).map(|index| Effect::Order(ServerIndex(index), order.clone())).collect()
     }
 
@@ -318,7 +394,8 @@ impl LeadState {
     ///
     /// # Errors
     /// `NOT_READY` while servers are missing or place their blocks, `MANIFEST_MISMATCH` with the
-    /// differences, `JOB_STOPPED` after the end.
+    /// differences, `OUT_OF_MEMORY` when a server could not hold what one more worker may send,
+    /// `JOB_STOPPED` after the end.
     pub fn join(
         &mut self,
         now: Duration,
@@ -334,6 +411,9 @@ impl LeadState {
             (Err(refusal), effects) => return (Err(refusal), effects),
         };
         if !self.workers.contains_key(&incarnation) {
+            if let Err(refusal) = self.check_memory(self.workers.len() + 1) {
+                return (Err(refusal), effects);
+            }
             effects.extend(self.warn_of_mixed_fingerprints(&fingerprint));
             let number = self.workers_joined;
             self.workers_joined += 1;
@@ -344,13 +424,17 @@ impl LeadState {
                 heard_at: now,
                 assignments: Vec::new(),
                 unreachable: Vec::new(),
+                behind: None,
+                drained: false,
+                stalls: 0,
             };
             self.workers.insert(incarnation, worker);
             self.admit_to_tickets(incarnation);
             // The others hold the slots of the step under way; the joiner starts with a later one. A
             // worker that is alone holds them all, at once.
+            let others = self.workers.values().filter(|worker| worker.is_eligible()).count();
             let from_step = match self.complete_step() {
-                Some(complete) if self.workers.len() > 1 => complete.next().next(),
+                Some(complete) if others > 1 || planted(Bug::JoinerBeginsLate) => complete.next().next(),
                 _ => Step::ZERO,
             };
             effects.extend(self.reassign(from_step, Some(incarnation)));
@@ -421,9 +505,21 @@ impl LeadState {
         let placement = balance(&manifest, 1, self.settings.block_elements, self.settings.whole_tensors, addresses)
             .map_err(|error| Refusal::new(RefusalCause::Malformed, error.to_string()))?;
         self.changing_servers = changing_servers(&manifest, &placement);
+        self.holdings = holdings(&manifest, &placement);
+        if let Err(refusal) = self.check_memory(1) {
+            self.holdings.clear();
+            return Err(refusal);
+        }
         self.model = Some((manifest.clone(), placement.clone()));
-        let order = Order::Place { manifest, placement };
-        Ok((0..self.servers.len()).map(|index| Effect::Order(ServerIndex(index as u32), order.clone())).collect())
+        Ok(self.order_all(&Order::Place { manifest, placement }))
+    }
+
+    fn check_memory(&self, workers: usize) -> Result<(), Refusal> {
+        let demand = &self.settings.demand;
+        self.present().zip(&self.holdings).enumerate().try_for_each(|(index, (server, holding))| {
+            let name = format!("{} ({})", ServerIndex(index as u32), server.address.url);
+            demand.check(&name, server.memory_max, holding.elements, workers as u64)
+        })
     }
 
     /// A worker is alive.
@@ -438,6 +534,9 @@ impl LeadState {
         unreachable: Vec<ServerIndex>,
     ) -> Result<(), Refusal> {
         let Some(worker) = self.workers.get_mut(&incarnation) else {
+            if planted(Bug::FencedHeartbeatAccepted) {
+                return Ok(());
+            }
             let lease_ms = self.settings.lease.as_millis();
             let message = format!("{incarnation} is no member: it never joined, or was silent for over {lease_ms} ms");
             return Err(Refusal::new(RefusalCause::Fenced, message));
@@ -460,6 +559,12 @@ impl LeadState {
         let untold = worker.assignments.iter().filter(|assignment| assignment.epoch > heard.epoch);
         let mut notices: Vec<Notice> = untold.cloned().map(Notice::Assignment).collect();
         heard.epoch = worker.assignment().epoch;
+        if std::mem::replace(&mut heard.hold, self.hold) != self.hold {
+            notices.push(Notice::Hold(self.hold));
+        }
+        if self.is_drained(incarnation) && !std::mem::replace(&mut heard.drained, true) {
+            notices.push(Notice::Drained);
+        }
         if self.finished && !std::mem::replace(&mut heard.finished, true) {
             notices.push(Notice::Finished(self.settings.steps));
         }
@@ -484,7 +589,7 @@ impl LeadState {
         let dead: Vec<(Incarnation, u32)> = self
             .workers
             .iter()
-            .filter(|(_, worker)| now.saturating_sub(worker.heard_at) > lease)
+            .filter(|(_, worker)| now.saturating_sub(worker.heard_at) > lease && !planted(Bug::MissingFence))
             .map(|(incarnation, worker)| (*incarnation, worker.number))
             .collect();
         let mut effects = Vec::new();
@@ -496,10 +601,11 @@ impl LeadState {
             self.workers.remove(incarnation);
             effects.extend(self.void_tickets_of(*incarnation));
         }
-        if !dead.is_empty() {
+        if !dead.is_empty() && !planted(Bug::SlotsNotMoved) {
             effects.extend(self.reassign(Step::ZERO, None));
             effects.extend(self.finish_when_all_left());
         }
+        effects.extend(self.watch_progress(now));
         effects
     }
 
@@ -507,17 +613,30 @@ impl LeadState {
     fn reassign(&mut self, from_step: Step, joiner: Option<Incarnation>) -> Vec<Effect> {
         self.epoch += 1;
         let complete = self.complete_step();
+        if from_step <= complete.map_or(Step::ZERO, Step::next) {
+            // Whoever computes the step under way from now on gets time for it.
+            self.watch.restart();
+            self.missing_asked = None;
+        }
         let initialized = complete.is_some();
         let mut by_number: Vec<(&Incarnation, &mut Worker)> = self.workers.iter_mut().collect();
         by_number.sort_by_key(|(_, worker)| worker.number);
+        // Where everybody stands back, nobody does; who was asked to leave gets nothing in any case.
+        let any_eligible = by_number.iter().any(|(_, worker)| worker.is_eligible());
+        let gets_slots = |worker: &Worker| if any_eligible { worker.is_eligible() } else { !worker.drained };
+        let sharing = by_number.iter().filter(|(_, worker)| gets_slots(worker)).count();
         let shares = match self.settings.consistency.mode.has_tickets() {
             // Nobody owns slots: a ticket is all slots of its step.
-            true => vec![Vec::new(); by_number.len()],
-            false => split_slots(self.settings.slots, by_number.len()),
+            true => Vec::new(),
+            false => split_slots(self.settings.slots, sharing),
         };
+        let mut shares = shares.into_iter();
+        let mut initializer = !initialized && self.settings.initial_tensors.is_none();
         let mut effects = Vec::new();
-        for (place, ((incarnation, worker), nodes)) in by_number.into_iter().zip(shares).enumerate() {
-            let initialize = place == 0 && !initialized && self.settings.initial_tensors.is_none();
+        for (incarnation, worker) in by_number {
+            let shares_in = gets_slots(worker);
+            let nodes = if shares_in { shares.next().unwrap_or_default() } else { Vec::new() };
+            let initialize = shares_in && std::mem::take(&mut initializer);
             let assignment = Assignment { epoch: self.epoch, from_step, nodes, initialize };
             worker.assign(assignment.clone(), complete);
             if Some(*incarnation) != joiner {
@@ -554,9 +673,7 @@ impl LeadState {
             return Vec::new();
         }
         self.stopped = Some(refusal.clone());
-        let mut effects: Vec<Effect> = (0..self.servers.len() as u32)
-            .map(|index| Effect::Order(ServerIndex(index), Order::Halt(refusal.clone())))
-            .collect();
+        let mut effects = self.order_all(&Order::Halt(refusal.clone()));
         effects.extend(self.notify_all(&Notice::Stopped(refusal)));
         effects
     }
@@ -567,8 +684,7 @@ impl LeadState {
         if !self.finished || self.workers_joined == 0 || !self.workers.is_empty() {
             return Vec::new();
         }
-        let finish = Order::Finish(self.settings.steps);
-        (0..self.servers.len() as u32).map(|index| Effect::Order(ServerIndex(index), finish.clone())).collect()
+        self.order_all(&Order::Finish(self.settings.steps))
     }
 
     fn notify_all(&self, notice: &Notice) -> Vec<Effect> {
@@ -588,6 +704,7 @@ impl LeadState {
             (false, ..) => Phase::WaitingForServers,
             (true, false, _) => Phase::WaitingForWorkers,
             (true, true, None) => Phase::Initializing,
+            (true, true, Some(_)) if self.hold.is_some() => Phase::Paused,
             (true, true, Some(_)) => Phase::Training,
         }
     }
@@ -604,11 +721,34 @@ impl LeadState {
         &self.workers
     }
 
+    /// What each server holds; empty before there is a model.
+    #[must_use]
+    pub fn holdings(&self) -> &[Holding] {
+        &self.holdings
+    }
+
+    /// Bytes reserved on a server that holds so many elements.
+    #[must_use]
+    pub fn reserved_bytes(&self, holding: Holding) -> u64 {
+        self.settings.demand.reserved(holding.elements, self.workers.len() as u64)
+    }
+
     /// The model and who holds it, once shown.
     #[must_use]
     pub fn model(&self) -> Option<&(Manifest, Placement)> {
         self.model.as_ref()
     }
+}
+
+fn holdings(manifest: &Manifest, placement: &Placement) -> Vec<Holding> {
+    let mut holdings = vec![Holding::default(); placement.servers().len()];
+    for (block, range) in all_blocks(manifest, placement.block_elements()) {
+        if let Some(holding) = placement.server_of(block).and_then(|owner| holdings.get_mut(owner.0 as usize)) {
+            holding.blocks += 1;
+            holding.elements += range.end - range.start;
+        }
+    }
+    holdings
 }
 
 fn check_initial_tensors(initial: &BTreeMap<String, Vec<u64>>, manifest: &Manifest) -> Result<(), Refusal> {

@@ -2,6 +2,8 @@
 
 use super::*;
 use halflife_proto::manifest::Tensor;
+use halflife_proto::membership::Operation;
+use halflife_proto::slots::SlotRange;
 
 const LEASE: Duration = Duration::from_secs(5);
 
@@ -23,6 +25,7 @@ fn settings(servers: u32) -> Settings {
         whole_tensors: false,
         lease: LEASE,
         consistency: Consistency::default(),
+        demand: Demand::default(),
     }
 }
 
@@ -35,7 +38,7 @@ fn placed(servers: u32) -> LeadState {
     let mut state = LeadState::new(settings(servers));
     for index in 0..servers {
         let url = format!("http://s{index}");
-        assert_eq!(state.register(Incarnation(900 + u64::from(index)), url.into()), Ok(ServerIndex(index)));
+        assert_eq!(state.register(Incarnation(900 + u64::from(index)), url.into(), None), Ok(ServerIndex(index)));
     }
     let (refused, effects) = join(&mut state, 0, 1);
     assert_eq!(refused.unwrap_err().cause, RefusalCause::NotReady);
@@ -74,7 +77,7 @@ fn complete_everywhere(state: &mut LeadState, step: u64) -> Vec<Effect> {
 #[test]
 fn a_join_waits_for_servers_and_says_how_many_are_missing() {
     let mut state = LeadState::new(settings(3));
-    state.register(Incarnation(9), "http://s0".into()).unwrap();
+    state.register(Incarnation(9), "http://s0".into(), None).unwrap();
     let (refused, effects) = join(&mut state, 0, 1);
     let refusal = refused.unwrap_err();
     assert_eq!((refusal.cause, effects.len()), (RefusalCause::NotReady, 0));
@@ -85,7 +88,7 @@ fn a_join_waits_for_servers_and_says_how_many_are_missing() {
 #[test]
 fn a_server_too_many_is_refused_and_changes_nothing() {
     let mut state = placed(2);
-    let refusal = state.register(Incarnation(77), "http://late".into()).unwrap_err();
+    let refusal = state.register(Incarnation(77), "http://late".into(), None).unwrap_err();
     assert_eq!(refusal.cause, RefusalCause::JobFull);
     assert_eq!(state.servers().len(), 2);
 }
@@ -200,7 +203,7 @@ fn another_model_is_refused_with_the_difference() {
 fn initial_weights_must_fit_the_model() {
     let file = BTreeMap::from([("w".to_owned(), vec![8]), ("x".to_owned(), vec![1])]);
     let mut state = LeadState::new(Settings { initial_tensors: Some(file), ..settings(1) });
-    state.register(Incarnation(9), "http://s0".into()).unwrap();
+    state.register(Incarnation(9), "http://s0".into(), None).unwrap();
     let refusal = join(&mut state, 0, 1).0.unwrap_err();
     assert_eq!(refusal.cause, RefusalCause::ManifestMismatch);
     for line in ["\"b\" is in the model, not in the file", "\"x\" is in the file, not in the model"] {
@@ -213,8 +216,8 @@ fn initial_weights_must_fit_the_model() {
 fn initial_weights_are_sent_once_when_all_blocks_are_placed() {
     let file = BTreeMap::from([("w".to_owned(), vec![8]), ("b".to_owned(), vec![2])]);
     let mut state = LeadState::new(Settings { initial_tensors: Some(file), ..settings(2) });
-    state.register(Incarnation(8), "http://s0".into()).unwrap();
-    state.register(Incarnation(9), "http://s1".into()).unwrap();
+    state.register(Incarnation(8), "http://s0".into(), None).unwrap();
+    state.register(Incarnation(9), "http://s1".into(), None).unwrap();
     assert_eq!(join(&mut state, 0, 1).0.unwrap_err().cause, RefusalCause::NotReady);
     assert_eq!(state.placed(ServerIndex(1)), []);
     assert_eq!(state.placed(ServerIndex(0)), [Effect::LoadInitialWeights]);
@@ -256,17 +259,17 @@ fn a_lost_server_stops_a_job_that_has_a_model_and_everyone_hears_of_it() {
         ]
     ));
     assert_eq!(join(&mut state, 1, 2).0.unwrap_err().cause, RefusalCause::JobStopped);
-    assert_eq!(state.register(Incarnation(4), "http://new".into()).unwrap_err().cause, RefusalCause::JobStopped);
+    assert_eq!(state.register(Incarnation(4), "http://new".into(), None).unwrap_err().cause, RefusalCause::JobStopped);
 }
 
 #[test]
 fn before_there_is_a_model_another_server_may_take_a_lost_ones_place() {
     let mut state = LeadState::new(settings(2));
-    state.register(Incarnation(8), "http://s0".into()).unwrap();
-    state.register(Incarnation(9), "http://s1".into()).unwrap();
+    state.register(Incarnation(8), "http://s0".into(), None).unwrap();
+    state.register(Incarnation(9), "http://s1".into(), None).unwrap();
     state.server_lost(ServerIndex(1));
     assert_eq!(state.phase(), Phase::WaitingForServers);
-    assert_eq!(state.register(Incarnation(10), "http://s2".into()), Ok(ServerIndex(1)));
+    assert_eq!(state.register(Incarnation(10), "http://s2".into(), None), Ok(ServerIndex(1)));
 }
 
 #[test]
@@ -359,7 +362,7 @@ fn notices_are_told_once_and_a_worker_that_is_gone_hears_so() {
 #[test]
 fn a_model_of_too_many_blocks_is_refused_before_anything_is_placed() {
     let mut state = LeadState::new(settings(1));
-    state.register(Incarnation(9), "http://s0".into()).unwrap();
+    state.register(Incarnation(9), "http://s0".into(), None).unwrap();
     let huge = Manifest::new((0..100).map(|i| Tensor::trainable(format!("t{i}"), &[1 << 40])).collect()).unwrap();
     let (refused, effects) = state.join(at(0), Incarnation(1), Fingerprint::default(), huge);
     assert_eq!((refused.unwrap_err().cause, effects), (RefusalCause::TooLarge, vec![]));
@@ -385,7 +388,7 @@ use halflife_proto::membership::{PushesReport, TicketAnswer, VoidedTicket};
 fn started(consistency: Consistency) -> LeadState {
     let mut state = LeadState::new(Settings { consistency, ..settings(2) });
     for index in 0..2 {
-        state.register(Incarnation(900 + index), format!("http://s{index}").into()).unwrap();
+        state.register(Incarnation(900 + index), format!("http://s{index}").into(), None).unwrap();
     }
     assert!(join(&mut state, 0, 1).0.is_err());
     (0..2).for_each(|index| assert_eq!(state.placed(ServerIndex(index)), []));
@@ -466,6 +469,42 @@ fn the_tickets_of_a_worker_that_is_gone_are_void_on_every_server() {
 }
 
 #[test]
+fn a_paused_job_gives_no_ticket_and_a_drained_worker_gets_none() {
+    let mut state = started(asynchronous());
+    complete_everywhere(&mut state, 0);
+    let granted = |ticket| Ok(TicketAnswer::Granted(Ticket(ticket)));
+    assert_eq!(state.ticket(Incarnation(1), 1), granted(1));
+    assert_eq!(state.operate(Operation::Pause).0, Ok(Step(1)));
+    assert_eq!(state.ticket(Incarnation(2), 1), Ok(TicketAnswer::Wait));
+    assert_eq!(state.ticket(Incarnation(1), 1), granted(1), "it has it");
+    state.operate(Operation::Resume).0.unwrap();
+    assert_eq!(state.ticket(Incarnation(2), 1), granted(2));
+    (0..2).for_each(|server| drop(applied(&mut state, server, &[1, 2])));
+    state.operate(Operation::Drain(1)).0.unwrap();
+    assert_eq!(state.ticket(Incarnation(2), 2), Ok(TicketAnswer::Wait));
+    assert_eq!(state.ticket(Incarnation(1), 2), granted(3));
+    assert_eq!(state.tick(at(4)), [], "nobody's slots are to be moved");
+}
+
+#[test]
+fn an_operators_end_lets_the_tickets_finish_that_are_out() {
+    let mut state = started(asynchronous());
+    complete_everywhere(&mut state, 0);
+    for worker in [1, 2] {
+        state.ticket(Incarnation(worker), 1).unwrap();
+    }
+    let (_, effects) = state.operate(Operation::Stop);
+    assert_eq!(effects, [], "two are out");
+    assert!(state.ends_early());
+    (0..2).for_each(|server| drop(applied(&mut state, server, &[1])));
+    assert_eq!(state.ticket(Incarnation(1), 2), Ok(TicketAnswer::Wait));
+    applied(&mut state, 0, &[2]);
+    let effects = applied(&mut state, 1, &[2]);
+    assert!(effects.contains(&Effect::Notify(Incarnation(1), Notice::Finished(Step(2)))), "{effects:?}");
+    assert_eq!(state.ticket(Incarnation(1), 2), Ok(TicketAnswer::Finished(Step(2))));
+}
+
+#[test]
 fn a_job_with_tickets_finishes_when_all_are_settled() {
     let mut state = started(asynchronous());
     complete_everywhere(&mut state, 0);
@@ -479,4 +518,172 @@ fn a_job_with_tickets_finishes_when_all_are_settled() {
     }
     assert_eq!(state.phase(), Phase::Finished);
     assert_eq!(state.ticket(Incarnation(2), 1), Ok(TicketAnswer::Finished(Step(10))));
+}
+
+/// A job of two workers (1 and 2) at step 3 complete; both compute step 4.
+fn two_workers() -> LeadState {
+    let mut state = placed(2);
+    join(&mut state, 0, 1).0.unwrap();
+    join(&mut state, 0, 2).0.unwrap();
+    complete_everywhere(&mut state, 3);
+    state.tick(at(0));
+    state
+}
+
+fn beat(state: &mut LeadState, second: u64, worker: u64, step: u64) {
+    state.heartbeat(at(second), Incarnation(worker), Step(step), vec![]).unwrap();
+}
+
+fn asked_for_missing(effects: &[Effect]) -> usize {
+    effects.iter().filter(|effect| matches!(effect, Effect::Order(_, Order::AskMissing(Step(4))))).count()
+}
+
+fn slots(begin: u32, end: u32) -> SlotRange {
+    SlotRange { begin, end }
+}
+
+#[test]
+fn a_worker_that_lives_but_holds_a_step_up_shares_its_slots_and_comes_back_once_it_has_caught_up() {
+    let mut state = two_workers();
+    beat(&mut state, 4, 1, 4);
+    beat(&mut state, 4, 2, 3);
+    assert_eq!(state.tick(at(5)), []);
+    beat(&mut state, 6, 1, 4);
+    beat(&mut state, 6, 2, 3);
+    assert_eq!(asked_for_missing(&state.tick(at(6))), 2, "every server");
+    assert_eq!(state.missing(at(6), Step(4), &[]), [], "a server that lacks nothing");
+    let effects = state.missing(at(6), Step(4), &[slots(3, 4)]);
+    assert_eq!(told(&effects), [(1, vec![(0, 4)], 0), (2, vec![], 0)]);
+    assert!(matches!(&effects[0], Effect::Warn(text) if text.contains("worker 1 holds step 4 up")), "{effects:?}");
+    assert_eq!(state.missing(at(6), Step(4), &[slots(0, 4)]), [], "the new owner gets its time");
+    complete_everywhere(&mut state, 4);
+    beat(&mut state, 10, 1, 5);
+    beat(&mut state, 10, 2, 5);
+    assert_eq!(told(&state.tick(at(10))), [], "it stands back for a lease");
+    beat(&mut state, 12, 1, 5);
+    beat(&mut state, 12, 2, 5);
+    assert_eq!(told(&state.tick(at(12))), [(1, vec![(0, 2)], 6), (2, vec![(2, 4)], 6)]);
+}
+
+#[test]
+fn where_everybody_is_slow_nobody_stands_back() {
+    let mut state = two_workers();
+    beat(&mut state, 6, 1, 4);
+    beat(&mut state, 6, 2, 4);
+    assert_eq!(asked_for_missing(&state.tick(at(6))), 2);
+    assert_eq!(state.missing(at(6), Step(4), &[slots(0, 1), slots(3, 4)]), []);
+}
+
+#[test]
+fn a_worker_that_cannot_reach_a_server_loses_its_slots_until_it_can() {
+    let mut state = two_workers();
+    state.heartbeat(at(1), Incarnation(2), Step(4), vec![ServerIndex(1)]).unwrap();
+    let effects = state.tick(at(1));
+    assert_eq!(told(&effects), [(1, vec![(0, 4)], 0), (2, vec![], 0)]);
+    assert!(matches!(&effects[0], Effect::Warn(text) if text.contains("cannot reach server 1")), "{effects:?}");
+    beat(&mut state, 3, 1, 4);
+    beat(&mut state, 3, 2, 4);
+    assert_eq!(told(&state.tick(at(5))), []);
+    beat(&mut state, 6, 1, 4);
+    beat(&mut state, 6, 2, 4);
+    assert_eq!(told(&state.tick(at(6))), [(1, vec![(0, 2)], 5), (2, vec![(2, 4)], 5)]);
+}
+
+#[test]
+fn an_initializer_that_sends_nothing_is_followed_by_another() {
+    let mut state = placed(1);
+    join(&mut state, 0, 1).0.unwrap();
+    join(&mut state, 0, 2).0.unwrap();
+    state.tick(at(0));
+    beat(&mut state, 6, 1, 0);
+    beat(&mut state, 6, 2, 0);
+    let effects = state.tick(at(6));
+    let initializes = |effect: &Effect| matches!(effect, Effect::Notify(Incarnation(2), Notice::Assignment(assignment)) if assignment.initialize);
+    assert!(effects.iter().any(initializes), "{effects:?}");
+}
+
+#[test]
+fn a_paused_job_tells_every_worker_where_to_rest_and_nobody_is_slow_meanwhile() {
+    let mut state = two_workers();
+    let (rests_after, effects) = state.operate(Operation::Pause);
+    assert_eq!((rests_after, effects), (Ok(Step(4)), vec![Effect::HoldChanged]));
+    let mut heard = Heard::default();
+    let notices = state.notices(Incarnation(1), &mut heard);
+    assert_eq!(notices.last(), Some(&Notice::Hold(Some(Step(4)))));
+    assert_eq!(state.phase(), Phase::Paused);
+    complete_everywhere(&mut state, 4);
+    assert_eq!(state.operate(Operation::Pause).0, Ok(Step(4)), "it rests already");
+    for second in [5, 10, 15] {
+        beat(&mut state, second, 1, 5);
+        beat(&mut state, second, 2, 5);
+        assert_eq!(state.tick(at(second)), []);
+    }
+    state.operate(Operation::Resume).0.unwrap();
+    assert_eq!(state.notices(Incarnation(1), &mut heard), [Notice::Hold(None)]);
+    assert_eq!(state.phase(), Phase::Training);
+}
+
+#[test]
+fn a_drained_worker_hands_its_slots_on_and_is_asked_to_leave() {
+    let mut state = two_workers();
+    let (drained, effects) = state.operate(Operation::Drain(0));
+    assert_eq!(drained, Ok(Step(4)));
+    assert_eq!(told(&effects), [(1, vec![], 0), (2, vec![(0, 4)], 0)]);
+    let notices = state.notices(Incarnation(1), &mut Heard::default());
+    assert_eq!(notices.last(), Some(&Notice::Drained));
+    assert_eq!(state.operate(Operation::Drain(0)), (Ok(Step(4)), vec![]), "once is enough");
+    let refusal = state.operate(Operation::Drain(7)).0.unwrap_err();
+    assert!(refusal.to_string().contains("expected one of the workers [0, 1], found 7"), "{refusal}");
+}
+
+#[test]
+fn a_job_ends_early_with_the_step_that_every_server_agrees_to() {
+    let mut state = two_workers();
+    let ends_with = |effects: &[Effect]| {
+        let step = |effect: &Effect| match effect {
+            Effect::Order(_, Order::LastStep(step)) => Some(step.0),
+            _ => None,
+        };
+        effects.iter().filter_map(step).collect::<Vec<_>>()
+    };
+    assert_eq!(ends_with(&state.operate(Operation::Stop).1), [4, 4]);
+    assert_eq!(state.last_step(ServerIndex(0), Step(4)), []);
+    assert_eq!(ends_with(&state.last_step(ServerIndex(1), Step(5))), [5, 5], "it is past 4 already");
+    assert_eq!(state.last_step(ServerIndex(0), Step(4)), [], "an answer to the first question");
+    assert_eq!(state.last_step(ServerIndex(0), Step(5)), []);
+    let effects = state.last_step(ServerIndex(1), Step(5));
+    assert!(matches!(&effects[..], [Effect::Warn(text)] if text.contains("step 5")), "{effects:?}");
+    let effects = complete_everywhere(&mut state, 5);
+    assert!(effects.contains(&Effect::Notify(Incarnation(1), Notice::Finished(Step(5)))), "{effects:?}");
+    assert_eq!(state.phase(), Phase::Finished);
+}
+
+#[test]
+fn a_job_without_workers_ends_where_it_stands() {
+    let mut state = two_workers();
+    state.leave(Incarnation(1));
+    state.leave(Incarnation(2));
+    state.operate(Operation::Stop).0.unwrap();
+    state.last_step(ServerIndex(0), Step(3));
+    let effects = state.last_step(ServerIndex(1), Step(3));
+    assert_eq!(effects[1..], [0, 1].map(|index| Effect::Order(ServerIndex(index), Order::Finish(Step(3)))));
+}
+
+#[test]
+fn a_worker_for_whose_gradients_a_server_has_no_memory_is_refused_at_the_join() {
+    let demand = Demand { state_bytes: 16, gradient_bytes: 4, slots: 4, pushes: 0 };
+    let mut state = LeadState::new(Settings { demand, ..settings(1) });
+    let bound = NonZeroU64::new(demand.reserved(10, 2));
+    state.register(Incarnation(900), "http://s0".into(), bound).unwrap();
+    assert_eq!(join(&mut state, 0, 1).0.unwrap_err().cause, RefusalCause::NotReady);
+    state.placed(ServerIndex(0));
+    join(&mut state, 0, 1).0.unwrap();
+    join(&mut state, 0, 2).0.unwrap();
+    let (refused, effects) = join(&mut state, 0, 3);
+    assert_eq!((refused.unwrap_err().cause, effects), (RefusalCause::OutOfMemory, vec![]));
+    assert_eq!(state.workers().len(), 2);
+    let mut state = LeadState::new(Settings { demand, ..settings(1) });
+    state.register(Incarnation(900), "http://s0".into(), NonZeroU64::new(1000)).unwrap();
+    assert_eq!(join(&mut state, 0, 1).0.unwrap_err().cause, RefusalCause::OutOfMemory);
+    assert!(state.model().is_none() && state.holdings().is_empty());
 }

@@ -158,6 +158,19 @@ impl Tickets {
         Ok(TicketAnswer::Granted(ticket))
     }
 
+    /// Whether a request of this sequence number is for another ticket, not for one that was given.
+    #[must_use]
+    pub fn is_new(&self, worker: Incarnation, sequence: u64) -> bool {
+        self.workers.get(&worker).is_some_and(|pusher| sequence == pusher.sequence + 1)
+    }
+
+    /// No more tickets than were given: the last one, and what follows for those who wait.
+    pub fn end(&mut self) -> (Step, Consequences) {
+        self.steps = Step(self.granted);
+        let consequences = Consequences { void: Vec::new(), ready: self.take_ready(), finished: self.is_finished() };
+        (self.steps, consequences)
+    }
+
     // ---- servers ----
 
     /// `server` has applied these on all its blocks; `servers` have blocks that change. A ticket that is

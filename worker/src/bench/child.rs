@@ -85,6 +85,7 @@ pub struct ProcessId(usize);
 /// All processes of a benchmark.
 pub struct Processes {
     running: Running,
+    io_threads: usize,
     inputs: Vec<ChildStdin>,
     reports: Receiver<(ProcessId, Report)>,
     sender: Sender<(ProcessId, Report)>,
@@ -121,11 +122,11 @@ struct Process {
 type Report = Option<Answer>;
 
 impl Processes {
-    /// None yet; `running` ends them from elsewhere.
+    /// None yet, to move data with so many threads each; `running` ends them from elsewhere.
     #[must_use]
-    pub fn new(running: Running) -> Processes {
+    pub fn new(running: Running, io_threads: usize) -> Processes {
         let (sender, reports) = channel();
-        Processes { running, inputs: Vec::new(), reports, sender }
+        Processes { running, io_threads, inputs: Vec::new(), reports, sender }
     }
 
     /// Starts one.
@@ -139,7 +140,8 @@ impl Processes {
         }
         let cannot = |source| ProcessError::Start { name: name.clone(), source };
         let mut command = Command::new(env::current_exe().map_err(cannot)?);
-        command.arg(SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.arg(SUBCOMMAND).arg(format!("--io-threads={}", self.io_threads));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(cannot)?;
         let (Some(input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {

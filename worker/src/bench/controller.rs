@@ -93,7 +93,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn start(settings: &'a Settings, running: Running) -> Result<Bench<'a>, BenchError> {
-        let mut processes = Processes::new(running);
+        let mut processes = Processes::new(running, settings.io_threads);
         let workers = |more| Workers {
             count: settings.workers,
             shape: settings.shape,

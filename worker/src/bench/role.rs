@@ -53,6 +53,8 @@ pub(super) enum RoleError {
     Unexpected { role: &'static str, found: String },
     #[error("the job is over after step {done}, {wanted} were ordered")]
     Over { done: u64, wanted: u64 },
+    #[error("the job's operator drained this worker")]
+    Drained,
 }
 
 impl RoleError {

@@ -19,8 +19,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// [`RoleError`].
 pub(super) async fn serve(part: Part, compute_threads: usize, mut orders: Orders) -> Result<(), RoleError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let options =
-        ServerOptions { listen, advertise: None, unix_socket: None, part, compute_threads, patience: PATIENCE };
+    let options = ServerOptions {
+        listen,
+        advertise: None,
+        unix_socket: None,
+        part,
+        compute_threads,
+        memory_max: None,
+        patience: PATIENCE,
+    };
     let server = start(options).await?;
     answer(&Answer::Listening { url: server.url().to_owned() })?;
     let mut server = tokio::spawn(server.run(std::future::pending()));

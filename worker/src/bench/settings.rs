@@ -40,6 +40,8 @@ pub struct Settings {
     pub set: Vec<String>,
     /// Overrides of a second job to compare with; none without any.
     pub compare: Vec<String>,
+    /// Threads that move data, of each process; 0: by the number of cores.
+    pub io_threads: usize,
     /// How long a worker tries to join.
     pub patience_s: u64,
 }
@@ -91,6 +93,7 @@ impl Settings {
             block_elements: None,
             set: Vec::new(),
             compare: Vec::new(),
+            io_threads: 0,
             patience_s: 60,
         }
     }

@@ -141,6 +141,7 @@ impl Worker {
                     continue;
                 }
                 Work::Compute { weights, .. } | Work::Finished { weights } => self.record(weights.step.0, &mut ran),
+                Work::Drained => return Err(RoleError::Drained),
             }
             match work {
                 Work::Compute { step, nodes, weights } if weights.step.0 < self.ordered => {
@@ -158,7 +159,7 @@ impl Worker {
                     self.held = Some(work);
                     return Ok(ran);
                 }
-                Work::Initialize => {}
+                Work::Initialize | Work::Drained => {}
             }
         }
     }

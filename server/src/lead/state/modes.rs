@@ -74,7 +74,10 @@ impl LeadState {
             let what = "request for a ticket";
             return Err(Refusal::mismatch(RefusalCause::Malformed, what, "mode bounded or async", "sync"));
         };
-        if !initialized && self.workers.contains_key(&worker) {
+        let is_member = self.workers.contains_key(&worker);
+        let rests = !initialized || self.hold.is_some_and(|hold| tickets.granted() >= hold.0);
+        let drained = self.workers.get(&worker).is_some_and(|worker| worker.drained);
+        if is_member && (rests || drained) && !tickets.is_finished() && tickets.is_new(worker, sequence) {
             return Ok(TicketAnswer::Wait);
         }
         tickets.ask(worker, sequence)
@@ -109,6 +112,14 @@ impl LeadState {
         }
     }
 
+    /// The operator ends the job: no ticket is given any more, and the last one given is its last step.
+    pub(super) fn end_tickets(&mut self) -> Option<(Step, Vec<Effect>)> {
+        let Decider::Tickets(tickets) = &mut self.decider else { return None };
+        let (last, consequences) = tickets.end();
+        self.settings.steps = last;
+        Some((last, self.follow(consequences)))
+    }
+
     /// A worker has joined.
     pub(super) fn admit_to_tickets(&mut self, worker: Incarnation) {
         if let Decider::Tickets(tickets) = &mut self.decider {
@@ -140,10 +151,6 @@ impl LeadState {
     /// The newest step that is complete everywhere: with tickets, the one up to which all are settled.
     pub(super) fn settled_step(&self, initialized: Step) -> Step {
         self.tickets().map_or(initialized, Tickets::settled)
-    }
-
-    fn order_all(&self, order: &Order) -> Vec<Effect> {
-        (0..self.servers.len() as u32).map(|index| Effect::Order(ServerIndex(index), order.clone())).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The server's command line and job files as a user meets them: what it prints, how it ends.
 
+mod operate;
+
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -316,9 +318,18 @@ fn a_weights_file_that_does_not_fit_is_refused_with_the_difference() {
 #[test]
 fn help_names_every_argument() {
     let finished = server(&["--help"]);
-    for argument in
-        ["--config", "--set", "--listen", "--lead", "--advertise", "--unix-socket", "--compute-threads", "--patience"]
-    {
+    for argument in [
+        "--config",
+        "--set",
+        "--listen",
+        "--lead",
+        "--advertise",
+        "--unix-socket",
+        "--compute-threads",
+        "--io-threads",
+        "--memory-max",
+        "--patience",
+    ] {
         assert!(finished.stdout.contains(argument), "{argument}");
     }
 }

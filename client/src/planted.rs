@@ -1,0 +1,36 @@
+//! Bugs planted on purpose, one at a time, so that the simulator in `tests` can prove that it would find them.
+//!
+//! Promises: without the feature `planted-bugs`, which only those tests switch on, [`planted`] is the constant
+//! `false` and nothing of this is in the program. A bug is planted for one thread, so that tests run side by side.
+
+/// What can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bug {
+    /// A version is published while one block of it is still of the step before.
+    TornVersion,
+    /// What was sent to a server before its stream broke counts as sent.
+    SentNotForgotten,
+}
+
+#[cfg(feature = "planted-bugs")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in this thread, or takes it out.
+#[cfg(feature = "planted-bugs")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether a bug is planted here.
+#[cfg(feature = "planted-bugs")]
+pub(crate) fn planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether a bug is planted here: never.
+#[cfg(not(feature = "planted-bugs"))]
+pub(crate) const fn planted(_: Bug) -> bool {
+    false
+}

@@ -1,0 +1,120 @@
+//! What a person does to a job: pause, resume, drain, stop.
+//!
+//! A pause is advice to the workers, like an assignment: they start no step beyond the hold, and whatever
+//! they have sent already counts. A stop agrees with the servers on the last step: each refuses what goes
+//! beyond it, so that all end at the same one.
+
+use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+use halflife_proto::membership::{Operation, Order};
+use halflife_proto::refusal::{Refusal, RefusalCause};
+
+use super::{Effect, LeadState};
+
+/// Agreeing on an early end.
+#[derive(Clone, Debug)]
+pub(super) struct Ending {
+    /// The last step, unless a server is past it.
+    step: Step,
+    /// By server: whether it has agreed to that.
+    agreed: Vec<bool>,
+}
+
+impl LeadState {
+    /// Acts on the job. Gives the step that the answer names: after a pause the one the job rests after.
+    ///
+    /// # Errors
+    /// `JOB_STOPPED` after the end; `MALFORMED` for a worker that is none.
+    pub fn operate(&mut self, operation: Operation) -> (Result<Step, Refusal>, Vec<Effect>) {
+        if let Err(refusal) = self.check_not_stopped() {
+            return (Err(refusal), Vec::new());
+        }
+        let under_way = self.complete_step().map_or(Step::ZERO, Step::next);
+        match operation {
+            Operation::Pause => {
+                let hold = *self.hold.get_or_insert(under_way);
+                (Ok(hold), vec![Effect::HoldChanged])
+            }
+            Operation::Resume => {
+                self.hold = None;
+                (Ok(under_way), vec![Effect::HoldChanged])
+            }
+            Operation::Drain(number) => self.drain(number, under_way),
+            Operation::Stop => (Ok(under_way), self.end_early()),
+        }
+    }
+
+    fn drain(&mut self, number: u32, under_way: Step) -> (Result<Step, Refusal>, Vec<Effect>) {
+        let Some(worker) = self.workers.values_mut().find(|worker| worker.number == number) else {
+            let numbers: Vec<String> = self.workers.values().map(|worker| worker.number.to_string()).collect();
+            let expected = format!("one of the workers [{}]", numbers.join(", "));
+            return (Err(Refusal::mismatch(RefusalCause::Malformed, "worker to drain", expected, number)), Vec::new());
+        };
+        if std::mem::replace(&mut worker.drained, true) {
+            return (Ok(under_way), Vec::new());
+        }
+        (Ok(under_way), self.reassign(Step::ZERO, None))
+    }
+
+    fn end_early(&mut self) -> Vec<Effect> {
+        if self.finished || self.ending.is_some() {
+            return Vec::new();
+        }
+        self.hold = None;
+        let Some(complete) = self.complete_step().filter(|_| self.model.is_some()) else {
+            // Nothing has been trained: whoever waits is sent home.
+            let refusal = Refusal::new(RefusalCause::JobStopped, "stopped by its operator before the first step");
+            let mut effects = self.stop(refusal);
+            effects.extend(self.order_all(&Order::Finish(Step::ZERO)));
+            return effects;
+        };
+        if let Some((step, effects)) = self.end_tickets() {
+            // What the servers have taken of it is settled ticket by ticket: there is nothing to agree on.
+            self.ending = Some(Ending { step, agreed: vec![true; self.servers.len()] });
+            return effects;
+        }
+        // Without workers nothing more is completed.
+        let step = if self.workers.is_empty() { complete } else { complete.next() };
+        self.ask_to_end(step.min(self.settings.steps))
+    }
+
+    fn ask_to_end(&mut self, step: Step) -> Vec<Effect> {
+        self.ending = Some(Ending { step, agreed: vec![false; self.servers.len()] });
+        self.order_all(&Order::LastStep(step))
+    }
+
+    /// A server will end with this step: the one it was asked for, or a later one.
+    pub fn last_step(&mut self, index: ServerIndex, step: Step) -> Vec<Effect> {
+        let Some(ending) = &mut self.ending else { return Vec::new() };
+        if step > ending.step {
+            return self.ask_to_end(step);
+        }
+        let Some(agreed) = ending.agreed.get_mut(index.0 as usize).filter(|_| step == ending.step) else {
+            return Vec::new(); // the answer to an earlier question
+        };
+        *agreed = true;
+        if !ending.agreed.iter().all(|agreed| *agreed) {
+            return Vec::new();
+        }
+        self.settings.steps = ending.step;
+        let mut effects = vec![Effect::Warn(format!("the operator ends the job with {}", self.settings.steps))];
+        effects.extend(self.finish_if_complete());
+        effects
+    }
+
+    /// Whether the job was asked to end before its time.
+    #[must_use]
+    pub fn ends_early(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// The step after which the job rests, if it was asked to.
+    #[must_use]
+    pub fn hold(&self) -> Option<Step> {
+        self.hold
+    }
+
+    /// Whether this worker was asked to leave.
+    pub(super) fn is_drained(&self, incarnation: Incarnation) -> bool {
+        self.workers.get(&incarnation).is_some_and(|worker| worker.drained)
+    }
+}

@@ -1,0 +1,137 @@
+//! Workers that live but hold the job up: whose slots are somebody else's too, and until when.
+
+use std::time::Duration;
+
+use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+use halflife_proto::membership::Order;
+use halflife_proto::slots::SlotRange;
+
+use super::{Effect, LeadState, Worker};
+
+/// Most doublings of the time that a worker stands back for having held a step up.
+const DOUBLINGS_MAX: u32 = 6;
+
+/// A worker that stands back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// It gets no slots before.
+    pub until: Duration,
+}
+
+impl Worker {
+    /// Whether it may have slots.
+    pub(super) fn is_eligible(&self) -> bool {
+        self.behind.is_none() && !self.drained
+    }
+
+    fn has_caught_up(&self, now: Duration, under_way: Step) -> bool {
+        self.behind.is_some_and(|behind| behind.until <= now) && self.step >= under_way && self.unreachable.is_empty()
+    }
+
+    /// Whether it is to compute one of these slots of `step`.
+    fn owes(&self, step: Step, slots: &[SlotRange]) -> bool {
+        let in_effect = self.assignments.iter().rfind(|assignment| assignment.from_step <= step);
+        let overlaps = |node: &SlotRange| slots.iter().any(|slots| slots.begin < node.end && node.begin < slots.end);
+        in_effect.is_some_and(|assignment| assignment.nodes.iter().any(overlaps))
+    }
+}
+
+impl LeadState {
+    /// Part of a tick: looks for workers that hold the job up, and for those that have caught up.
+    pub(super) fn watch_progress(&mut self, now: Duration) -> Vec<Effect> {
+        let complete = self.complete_step();
+        let under_way = complete.map_or(Step::ZERO, Step::next);
+        let rests = self.finished || self.stopped.is_some() || self.hold.is_some_and(|hold| hold < under_way);
+        // With tickets nobody holds the others' steps up but as the bound says, and no slots can move.
+        let nothing_to_move = self.tickets().is_some() && complete.is_some();
+        if rests || nothing_to_move || self.workers.is_empty() || !self.all_placed() {
+            self.watch.restart();
+            return Vec::new();
+        }
+        let mut effects = self.stand_back_the_cut_off(now);
+        effects.extend(self.readmit(now, under_way));
+        if !self.watch.is_overdue(now, complete, self.settings.lease) {
+            return effects;
+        }
+        match complete {
+            Some(_) => {
+                self.missing_asked = Some(under_way);
+                effects.extend(self.order_all(&Order::AskMissing(under_way)));
+            }
+            // Nobody but the initializer can be what the job waits for.
+            None => {
+                let initializer = self.workers.iter().find(|(_, worker)| worker.assignment().initialize);
+                let slow: Vec<Incarnation> = initializer.map(|(incarnation, _)| *incarnation).into_iter().collect();
+                effects.extend(self.stand_back(&slow, now, "does not send the first weights"));
+            }
+        }
+        effects
+    }
+
+    /// Slots that a server lacks of a step that is overdue.
+    pub fn missing(&mut self, now: Duration, step: Step, slots: &[SlotRange]) -> Vec<Effect> {
+        if self.missing_asked != Some(step) || self.complete_step().map(Step::next) != Some(step) || slots.is_empty() {
+            return Vec::new();
+        }
+        let eligible = self.workers.iter().filter(|(_, worker)| worker.is_eligible());
+        let slow: Vec<Incarnation> =
+            eligible.filter(|(_, worker)| worker.owes(step, slots)).map(|(incarnation, _)| *incarnation).collect();
+        let effects = self.stand_back(&slow, now, &format!("holds {step} up"));
+        if !effects.is_empty() {
+            // What the other servers lack is the new owners' to send.
+            self.missing_asked = None;
+        }
+        effects
+    }
+
+    /// Gives the slots of these workers to others as well, unless there is nobody else: everybody slow is
+    /// nobody slow.
+    fn stand_back(&mut self, slow: &[Incarnation], now: Duration, why: &str) -> Vec<Effect> {
+        let others =
+            self.workers.iter().any(|(incarnation, worker)| worker.is_eligible() && !slow.contains(incarnation));
+        if slow.is_empty() || !others {
+            return Vec::new();
+        }
+        let lease = self.settings.lease;
+        let mut effects = Vec::new();
+        for incarnation in slow {
+            let Some(worker) = self.workers.get_mut(incarnation) else { continue };
+            let pause = lease * 2u32.pow(worker.stalls.min(DOUBLINGS_MAX));
+            worker.stalls += 1;
+            worker.behind = Some(Behind { until: now + pause });
+            effects.push(Effect::Warn(format!("worker {} {why}; its slots are others' too", worker.number)));
+        }
+        effects.extend(self.reassign(Step::ZERO, None));
+        effects
+    }
+
+    /// A worker that cannot reach a server cannot finish a step, however alive it is.
+    fn stand_back_the_cut_off(&mut self, now: Duration) -> Vec<Effect> {
+        let cut_off = |worker: &Worker| worker.is_eligible() && !worker.unreachable.is_empty();
+        if !self.workers.values().any(cut_off) {
+            return Vec::new();
+        }
+        let slow: Vec<(Incarnation, Vec<ServerIndex>)> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| cut_off(worker))
+            .map(|(incarnation, worker)| (*incarnation, worker.unreachable.clone()))
+            .collect();
+        let names: Vec<String> = slow.iter().flat_map(|(_, servers)| servers).map(ToString::to_string).collect();
+        let incarnations: Vec<Incarnation> = slow.into_iter().map(|(incarnation, _)| incarnation).collect();
+        self.stand_back(&incarnations, now, &format!("cannot reach {}", names.join(", ")))
+    }
+
+    /// Workers that have caught up share in a later step again.
+    fn readmit(&mut self, now: Duration, under_way: Step) -> Vec<Effect> {
+        let mut any = false;
+        for worker in self.workers.values_mut().filter(|worker| worker.has_caught_up(now, under_way)) {
+            worker.behind = None;
+            any = true;
+        }
+        match any {
+            true => self.reassign(under_way.next(), None),
+            false => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The job's status as the contract shows it.
+
+use std::time::Duration;
+
+use halflife_proto::v1;
+
+use super::Lead;
+use super::state::{LeadState, Phase, Worker};
+use crate::config::JobSpec;
+
+/// How the job stands.
+pub(super) fn of(lead: &Lead) -> v1::JobStatus {
+    let job = Some((&lead.description()).into());
+    lead.read(|state| {
+        let (phase, note) = phase(state);
+        let (lr, decay) = lead.factors(state);
+        v1::JobStatus {
+            job,
+            phase: phase.into(),
+            step: state.complete_step().map_or(0, |step| step.0),
+            lr,
+            decay,
+            workers: workers(state, lead.started.elapsed()),
+            servers: servers(state),
+            promises: vec![bit_reproducibility(state, lead.spec())],
+            note,
+            hold: state.hold().map(|step| step.0),
+            quorum: state.quorum().map(Into::into),
+            tickets: state.tickets().map(Into::into),
+        }
+    })
+}
+
+fn phase(state: &LeadState) -> (v1::Phase, String) {
+    let nobody = state.workers().is_empty();
+    match state.phase() {
+        Phase::WaitingForServers => {
+            let here = state.servers().iter().flatten().count();
+            (v1::Phase::WaitingForServers, format!("{here} of {} servers are here", state.servers().len()))
+        }
+        Phase::WaitingForWorkers => (v1::Phase::WaitingForWorkers, "waiting for a worker to show its model".to_owned()),
+        Phase::Initializing => (v1::Phase::Initializing, "waiting for the first weights".to_owned()),
+        Phase::Training if state.ends_early() => (v1::Phase::Training, "the operator ends the job".to_owned()),
+        Phase::Training if nobody => (v1::Phase::Training, "no workers: the job waits".to_owned()),
+        Phase::Training => (v1::Phase::Training, String::new()),
+        Phase::Paused => (v1::Phase::Paused, "paused by the operator".to_owned()),
+        Phase::Finished => (v1::Phase::Finished, String::new()),
+        Phase::Stopped(refusal) => (v1::Phase::Stopped, refusal.to_string()),
+    }
+}
+
+fn workers(state: &LeadState, now: Duration) -> Vec<v1::WorkerStatus> {
+    let under_way = state.complete_step().map_or(0, |step| step.next().0);
+    let mut workers: Vec<_> = state
+        .workers()
+        .iter()
+        .map(|(incarnation, worker)| v1::WorkerStatus {
+            number: worker.number,
+            incarnation: incarnation.0,
+            step: worker.step.0,
+            nodes: worker.assignment().nodes.iter().map(|node| (*node).into()).collect(),
+            heartbeat_age_ms: now.saturating_sub(worker.heard_at).as_millis() as u64,
+            fingerprint: Some((&worker.fingerprint).into()),
+            state: standing(worker, state.tickets().is_some()).into(),
+            lag: under_way.saturating_sub(worker.step.0),
+            unreachable: worker.unreachable.iter().map(|server| server.0).collect(),
+        })
+        .collect();
+    workers.sort_by_key(|worker| worker.number);
+    workers
+}
+
+/// With tickets nobody owns slots, and nobody is a spare.
+fn standing(worker: &Worker, tickets: bool) -> v1::WorkerState {
+    match (worker.drained, worker.behind, worker.assignment().nodes.is_empty() && !tickets) {
+        (true, ..) => v1::WorkerState::Drained,
+        (_, Some(_), _) => v1::WorkerState::Behind,
+        (.., true) => v1::WorkerState::Spare,
+        (.., false) => v1::WorkerState::Active,
+    }
+}
+
+fn servers(state: &LeadState) -> Vec<v1::ServerStatus> {
+    let present = state.servers().iter().enumerate().filter_map(|(index, server)| Some((index, server.as_ref()?)));
+    present
+        .map(|(index, server)| {
+            let holding = state.holdings().get(index).copied().unwrap_or_default();
+            v1::ServerStatus {
+                index: index as u32,
+                url: server.address.url.clone(),
+                blocks: holding.blocks,
+                bytes: size_of::<f32>() as u64 * holding.elements,
+                step: state.tickets().map_or(server.complete.unwrap_or_default(), |tickets| tickets.settled()).0,
+                load: Some(server.load.into()),
+                memory_max: server.memory_max.map_or(0, std::num::NonZeroU64::get),
+                memory_reserved: state.reserved_bytes(holding),
+            }
+        })
+        .collect()
+}
+
+fn bit_reproducibility(state: &LeadState, spec: &JobSpec) -> v1::PromiseStatus {
+    let mut fingerprints = state.workers().values().map(|worker| &worker.fingerprint);
+    let first = fingerprints.next();
+    let other = fingerprints.find(|fingerprint| Some(*fingerprint) != first);
+    let consistency = spec.job.consistency().why_not_reproducible(spec.job.slots);
+    let why = match (consistency.or(spec.wire.why_not_reproducible()), first, other) {
+        (Some(why), ..) => why.to_owned(),
+        (None, Some(first), Some(other)) => format!("workers differ: {first} / {other}"),
+        _ => String::new(),
+    };
+    v1::PromiseStatus { name: "P2 bit-reproducible".to_owned(), holds: why.is_empty(), why }
+}

@@ -1,0 +1,52 @@
+//! Bugs planted on purpose, one at a time, so that the simulator in `tests` can prove that it would find them.
+//!
+//! Promises: without the feature `planted-bugs`, which only those tests switch on, [`planted`] is the constant
+//! `false` and nothing of this is in the program. A bug is planted for one thread, so that tests run side by side.
+
+/// What can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bug {
+    /// A node that is already held is added once more.
+    ForgottenDedupe,
+    /// A covering node is added beside the nodes it covers.
+    CoveringNodeAdded,
+    /// A node that covers some of what is held already is not taken.
+    LateNodeIgnored,
+    /// A step is applied with its last slot missing.
+    PartialStepApplied,
+    /// A contribution of any generation is taken.
+    OldGenerationAccepted,
+    /// A stream that names an older step begins with the newest block, under the older step's number.
+    StaleBaseline,
+    /// A worker that was silent for a lease stays a member, with its slots.
+    MissingFence,
+    /// Heartbeats of a fenced incarnation are answered as if it were a member.
+    FencedHeartbeatAccepted,
+    /// The slots of a worker that is gone stay with nobody.
+    SlotsNotMoved,
+    /// A worker that joins alone begins with a later step than the one under way.
+    JoinerBeginsLate,
+}
+
+#[cfg(feature = "planted-bugs")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in this thread, or takes it out.
+#[cfg(feature = "planted-bugs")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether a bug is planted here.
+#[cfg(feature = "planted-bugs")]
+pub(crate) fn planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether a bug is planted here: never.
+#[cfg(not(feature = "planted-bugs"))]
+pub(crate) const fn planted(_: Bug) -> bool {
+    false
+}

@@ -1,0 +1,264 @@
+//! The lead's edge in virtual time: what `lead.rs` and `lead/control_service.rs` do around the state.
+//!
+//! Faithful to them in this: effects are carried out in the order of the decisions, notices are read off the state
+//! when a decision had effects, and a slow reader gets the newest.
+
+use std::time::Duration;
+
+use halflife_proto::hello::Fingerprint;
+use halflife_proto::ids::{Incarnation, ServerIndex};
+use halflife_proto::membership::{Notice, Order, Report};
+use halflife_server::lead::simulation::{Effect, Heard};
+use halflife_server::lead::{LeadState, Phase};
+
+use crate::coverage::Transition;
+use crate::event::{Down, Event, Up};
+use crate::network::{ConnectionId, Way};
+use crate::random::Random;
+use crate::scenario::Job;
+use crate::world::World;
+
+/// As in `lead.rs`.
+pub const TICK_US: u64 = 50_000;
+/// Notices under way to one worker: the channel holds one, the connection another.
+const NOTICES_MAX: usize = 2;
+
+/// The lead and who listens to it.
+pub struct LeadSide {
+    pub state: LeadState,
+    /// Its clock runs so many millionths as fast as time.
+    pub rate_ppm: u64,
+    hearts: Vec<Heart>,
+}
+
+struct Heart {
+    connection: ConnectionId,
+    incarnation: Incarnation,
+    heard: Heard,
+    is_over: bool,
+}
+
+impl LeadSide {
+    /// Nobody has come yet.
+    pub fn new(job: &Job, random: &mut Random) -> LeadSide {
+        let rate_ppm = random.between(950_000, 1_050_000);
+        LeadSide { state: LeadState::new(job.settings()), rate_ppm, hearts: Vec::new() }
+    }
+
+    /// Whether the job ended early.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.state.phase(), Phase::Stopped(_))
+    }
+
+    /// A heartbeat stream is gone.
+    pub fn forget(&mut self, connection: ConnectionId) {
+        self.hearts.retain(|heart| heart.connection != connection);
+    }
+}
+
+impl World<'_> {
+    /// What the lead's clock says.
+    pub fn lead_now(&self) -> Duration {
+        Duration::from_micros((u128::from(self.now) * u128::from(self.lead.rate_ppm) / 1_000_000) as u64)
+    }
+
+    pub(crate) fn lead_tick(&mut self) {
+        self.queue.push(self.now + TICK_US * 1_000_000 / self.lead.rate_ppm, Event::LeadTick);
+        let (before, behind) = (self.lead.state.workers().len(), self.behind());
+        let effects = self.lead.state.tick(self.lead_now());
+        (behind..self.behind()).for_each(|_| self.coverage.pass(Transition::StoodBack));
+        for effect in &effects {
+            if matches!(effect, Effect::Notify(_, Notice::Fenced(_))) {
+                self.coverage.pass(Transition::Fenced);
+            }
+        }
+        let lost = before - self.lead.state.workers().len();
+        self.carry_out(effects, lost > 0);
+        self.check_liveness();
+    }
+
+    /// A server registers. Its number is the one that the lead gives it.
+    pub(crate) fn register(&mut self, server: usize) {
+        let incarnation = Incarnation(self.random.next());
+        let registered = self.lead.state.register(incarnation, format!("http://s{server}").into(), None);
+        match registered {
+            // Which process becomes which server makes no difference: they are alike.
+            Ok(index) => self.servers[index.0 as usize].admit(index, incarnation),
+            Err(refusal) => self.promises.fail(format!("a server that the job waits for was refused: {refusal}")),
+        }
+        self.coverage.pass(Transition::Registered);
+        self.notice_all();
+    }
+
+    pub(crate) fn take_report(&mut self, server: usize, report: Report) {
+        if self.servers[server].is_lost {
+            return;
+        }
+        let index = ServerIndex(server as u32);
+        let before = self.lead.state.complete_step();
+        let behind = self.behind();
+        let was_finished = self.lead.state.phase() == Phase::Finished;
+        let effects = match report {
+            Report::Placed(_) => self.lead.state.placed(index),
+            Report::Complete(step) => self.lead.state.complete(index, step),
+            Report::Partial(partial) => self.lead.state.partial(partial),
+            Report::Halted(refusal) => self.lead.state.halted(refusal),
+            Report::Missing(step, slots) => {
+                let now = self.lead_now();
+                self.lead.state.missing(now, step, &slots)
+            }
+            Report::LastStep(step) => self.lead.state.last_step(index, step),
+            Report::Load(load) => {
+                self.lead.state.load(index, load);
+                Vec::new()
+            }
+            Report::Slots { step, slots } => self.lead.state.slots_complete(index, step, &slots),
+            Report::Pushes(pushes) => self.lead.state.pushes(index, &pushes),
+            Report::Register { .. } => Vec::new(),
+        };
+        (behind..self.behind()).for_each(|_| self.coverage.pass(Transition::StoodBack));
+        if self.lead.state.phase() == Phase::Finished && !was_finished {
+            self.coverage.pass(Transition::Finished);
+        }
+        self.promises.check_lead_step(before, self.lead.state.complete_step());
+        self.carry_out(effects, false);
+    }
+
+    pub(crate) fn lead_hears(&mut self, connection: ConnectionId, message: Up) {
+        let worker = self.network.get(connection).worker;
+        let incarnation = self.workers[worker].incarnation_of(self.network.get(connection).life);
+        match message {
+            Up::Join => self.lead_joins(connection, worker, incarnation),
+            Up::Leave => {
+                let was_member = self.lead.state.workers().contains_key(&incarnation);
+                let effects = self.lead.state.leave(incarnation);
+                if was_member {
+                    self.coverage.pass(Transition::Left);
+                }
+                self.carry_out(effects, true);
+                self.push_down(connection, Down::Left);
+            }
+            Up::Beat { step, unreachable } => {
+                let now = self.lead_now();
+                match self.lead.state.heartbeat(now, incarnation, step, unreachable) {
+                    Ok(()) => self.beat_heard(connection, incarnation),
+                    Err(refusal) => {
+                        self.coverage.count("refusal", refusal.cause);
+                        self.lead.forget(connection);
+                        self.push_down(connection, Down::Ended(refusal));
+                    }
+                }
+            }
+            Up::Pull(_) | Up::Open { .. } | Up::Contribution(_) => {}
+        }
+    }
+
+    fn lead_joins(&mut self, connection: ConnectionId, worker: usize, incarnation: Incarnation) {
+        let (now, manifest) = (self.lead_now(), self.scenario.job.manifest.clone());
+        let is_new = !self.lead.state.workers().contains_key(&incarnation);
+        let (joined, effects) = self.lead.state.join(now, incarnation, Fingerprint::default(), manifest);
+        match &joined {
+            Ok(joined) => {
+                let kind = match (is_new, joined.step, self.lead.state.workers().len()) {
+                    (false, ..) => Transition::JoinedAgain,
+                    (true, None, _) => Transition::JoinedAtFirst,
+                    (true, _, 1) => Transition::JoinedAlone,
+                    (true, _, _) => Transition::JoinedLater,
+                };
+                self.coverage.pass(kind);
+                if joined.assignment.nodes.is_empty() {
+                    self.coverage.pass(Transition::JoinedAsSpare);
+                }
+            }
+            Err(refusal) => self.coverage.count("refusal", refusal.cause),
+        }
+        let has_joined = joined.is_ok();
+        self.carry_out(effects, false);
+        self.push_down(connection, Down::Joined(Box::new(joined)));
+        if has_joined {
+            self.reached(crate::faults::Point::Joining, worker);
+        }
+    }
+
+    fn beat_heard(&mut self, connection: ConnectionId, incarnation: Incarnation) {
+        if !self.lead.state.workers().contains_key(&incarnation) {
+            self.promises.fail(format!("P7: the heartbeat of {incarnation} was taken, which is no member"));
+        }
+        if self.lead.hearts.iter().all(|heart| heart.connection != connection) {
+            self.push_down(connection, Down::HeartbeatsHeard);
+            self.lead.hearts.push(Heart { connection, incarnation, heard: Heard::default(), is_over: false });
+            self.pump_notices_of(connection);
+        }
+    }
+
+    fn behind(&self) -> usize {
+        self.lead.state.workers().values().filter(|worker| worker.behind.is_some()).count()
+    }
+
+    /// Carries effects out; `is_death`: slots have moved because a worker is gone.
+    pub(crate) fn carry_out(&mut self, effects: Vec<Effect>, is_death: bool) {
+        let acted = !effects.is_empty();
+        let mut reassigned = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Order(index, order) => self.send_order(index, order),
+                Effect::Notify(incarnation, Notice::Assignment(assignment)) => {
+                    let kind = if is_death { Transition::Reassigned } else { Transition::Assigned };
+                    self.coverage.pass(kind);
+                    if is_death && !assignment.nodes.is_empty() {
+                        reassigned.push(incarnation);
+                    }
+                }
+                Effect::Notify(..) | Effect::HoldChanged | Effect::TicketReady(_) => {}
+                Effect::LoadInitialWeights => self.send_initial_weights(),
+                Effect::Warn(_) => self.coverage.pass(Transition::Warned),
+            }
+        }
+        for incarnation in reassigned {
+            if let Some(worker) = self.workers.iter().position(|worker| worker.incarnation == incarnation) {
+                self.reached(crate::faults::Point::Reassigned, worker);
+            }
+        }
+        self.check_membership();
+        if acted {
+            self.notice_all();
+        }
+    }
+
+    fn send_order(&mut self, index: ServerIndex, order: Order) {
+        let at_us = self.servers[index.0 as usize].order_arrival(self.now, &mut self.random);
+        self.queue.push(at_us, Event::Order(index.0 as usize, order));
+    }
+
+    fn send_initial_weights(&mut self) {
+        let orders = self.scenario.job.initial_orders(self.lead.state.model());
+        for (index, order) in orders {
+            self.send_order(index, order);
+        }
+    }
+
+    fn notice_all(&mut self) {
+        let listening: Vec<ConnectionId> = self.lead.hearts.iter().map(|heart| heart.connection).collect();
+        for connection in listening {
+            self.pump_notices_of(connection);
+        }
+    }
+
+    pub(crate) fn pump_notices_of(&mut self, connection: ConnectionId) {
+        if self.network.get(connection).in_flight[Way::Down as usize] >= NOTICES_MAX {
+            return; // read off the state once there is room
+        }
+        let Some(heart) = self.lead.hearts.iter_mut().find(|heart| heart.connection == connection) else { return };
+        if heart.is_over {
+            return;
+        }
+        for notice in self.lead.state.notices(heart.incarnation, &mut heart.heard) {
+            heart.is_over |= matches!(notice, Notice::Fenced(_) | Notice::Stopped(_));
+            let passage = self.network.send(connection, Way::Down, None, self.now, &mut self.random);
+            if let Some(passage) = passage {
+                let (number, message) = (passage.number, Down::Notice(notice));
+                self.queue.push(passage.at_us, Event::Down { connection, number, is_copy: false, message });
+            }
+        }
+    }
+}

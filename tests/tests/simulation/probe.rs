@@ -1,0 +1,220 @@
+//! Nonsense, sent now and then to a server or to the lead: each must be refused for its own reason and change nothing.
+
+use bytes::Bytes;
+use halflife_proto::blocks::{BlockId, block_range};
+use halflife_proto::contribution::{Contribution, Payload};
+use halflife_proto::hello::Fingerprint;
+use halflife_proto::ids::{Generation, Incarnation, JobId, Step, TensorIndex};
+use halflife_proto::job::Combine;
+use halflife_proto::manifest::{Manifest, Tensor};
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::slots::SlotRange;
+use halflife_proto::tensor_codec::{Dtype, Encoded};
+use halflife_server::shard::Shard;
+
+use crate::scenario::GENERATION;
+use crate::world::World;
+
+/// What a contribution is probed for.
+const CONTRIBUTIONS: [RefusalCause; 10] = [
+    RefusalCause::WrongGeneration,
+    RefusalCause::WrongDtype,
+    RefusalCause::WrongSize,
+    RefusalCause::MisalignedSlots,
+    RefusalCause::StepAhead,
+    RefusalCause::UnknownBlock,
+    RefusalCause::NotOwner,
+    RefusalCause::NonfiniteData,
+    RefusalCause::InvalidWeight,
+    RefusalCause::InitializationDiffers,
+];
+
+impl World<'_> {
+    pub(crate) fn probe(&mut self) {
+        match self.random.below(8) {
+            0 => self.probe_lead(),
+            1 => self.probe_reads(),
+            2 => self.probe_hello(),
+            _ => self.probe_contribution(),
+        }
+    }
+
+    fn expect(&mut self, expected: RefusalCause, found: Result<String, Refusal>) {
+        match found {
+            Err(refusal) if refusal.cause == expected => self.coverage.count("refusal", expected),
+            Err(refusal) => self.promises.fail(format!("expected {expected:?}, found {:?}: {refusal}", refusal.cause)),
+            Ok(taken) => self.promises.fail(format!("expected {expected:?}, but it was taken: {taken}")),
+        }
+    }
+
+    fn probe_lead(&mut self) {
+        let now = self.lead_now();
+        let is_stopped = self.lead.is_stopped();
+        let (workers, step) = (self.lead.state.workers().len(), self.lead.state.complete_step());
+        let here = self.servers.iter().filter(|server| server.identity.is_some()).count();
+        let stranger = Incarnation(self.random.next());
+        match self.random.below(3) {
+            0 if here == self.servers.len() => {
+                let found = self.lead.state.register(stranger, "http://stranger".to_owned().into(), None);
+                let expected = if is_stopped { RefusalCause::JobStopped } else { RefusalCause::JobFull };
+                self.expect(expected, found.map(|index| index.to_string()));
+            }
+            1 if self.lead.state.model().is_some() => {
+                let other = Manifest::new(vec![Tensor::trainable("another", &[3])]).expect("a manifest");
+                let (found, effects) = self.lead.state.join(now, stranger, Fingerprint::default(), other);
+                let expected = if is_stopped { RefusalCause::JobStopped } else { RefusalCause::ManifestMismatch };
+                self.expect(expected, found.map(|joined| format!("{joined:?}, {effects:?}")));
+            }
+            _ => {
+                let found = self.lead.state.heartbeat(now, stranger, Step(3), Vec::new());
+                self.expect(RefusalCause::Fenced, found.map(|()| "a heartbeat".to_owned()));
+            }
+        }
+        if (workers, step) != (self.lead.state.workers().len(), self.lead.state.complete_step()) {
+            self.promises.fail("a refused request changed the lead's state".to_owned());
+        }
+    }
+
+    fn some_shard(&mut self) -> Option<(usize, std::sync::Arc<Shard>)> {
+        let server = self.random.below(self.servers.len() as u64) as usize;
+        if self.servers[server].is_lost {
+            return None;
+        }
+        self.servers[server].shard.clone().map(|shard| (server, shard))
+    }
+
+    fn probe_hello(&mut self) {
+        let Some((_, shard)) = self.some_shard() else { return };
+        let own = shard.identity().hello();
+        let mut hello = own.clone();
+        let expected =
+            self.random.pick(&[RefusalCause::WrongProtocol, RefusalCause::WrongJob, RefusalCause::WrongGeneration]);
+        match expected {
+            RefusalCause::WrongProtocol => hello.protocol_version += 1,
+            RefusalCause::WrongJob => hello.job = Some(JobId("another".to_owned())),
+            _ => hello.generation = Generation(GENERATION.0 + 1),
+        }
+        self.expect(expected, own.check(&hello).map(|()| "a hello".to_owned()));
+    }
+
+    fn probe_reads(&mut self) {
+        let Some((server, shard)) = self.some_shard() else { return };
+        let Some(block) = self.some_block(server) else { return };
+        let complete = shard.complete();
+        let (step, expected) = match complete {
+            None => (None, RefusalCause::NotInitialized),
+            Some(Step(complete)) if complete > 2 && self.random.once_in(2) => (Some(Step(0)), RefusalCause::StepGone),
+            Some(_) => (Some(Step(1_000_000)), RefusalCause::StepAhead),
+        };
+        let found = shard.pull(&[block], None, step);
+        self.expect(expected, found.map(|(step, _)| format!("a pull of {step}")));
+    }
+
+    /// A block of the server that steps change.
+    fn some_block(&mut self, server: usize) -> Option<BlockId> {
+        let frozen = TensorIndex(0);
+        let mut blocks = self.promises.blocks_of(server, self.lead.state.model());
+        blocks.retain(|block| block.tensor != frozen);
+        (!blocks.is_empty()).then(|| self.random.pick(&blocks))
+    }
+
+    fn probe_contribution(&mut self) {
+        let Some((server, shard)) = self.some_shard() else { return };
+        let Some(block) = self.some_block(server) else { return };
+        let before = shard.inspect(block);
+        let mut expected = self.random.pick(&CONTRIBUTIONS);
+        let Some(mut contribution) = self.nonsense(server, block, expected, &shard) else { return };
+        let comes_first =
+            [RefusalCause::WrongGeneration, RefusalCause::UnknownBlock, RefusalCause::NotOwner].contains(&expected);
+        if contribution.step > Step::ZERO && shard.complete().is_none() && !comes_first {
+            expected = RefusalCause::NotInitialized;
+        }
+        if expected == RefusalCause::NonfiniteData && self.random.once_in(3) {
+            // The frozen tensor takes no gradient at all.
+            let frozen = BlockId { tensor: TensorIndex(0), index: 0 };
+            let owns = self.promises.blocks_of(server, self.lead.state.model()).contains(&frozen);
+            if owns && shard.complete().is_some() {
+                contribution = Contribution { block: frozen, step: Step(1), payload: Payload::Absent, ..contribution };
+                expected = RefusalCause::Malformed;
+            }
+        }
+        if shard.standing().borrow().halted.is_some() {
+            expected = RefusalCause::JobStopped;
+        }
+        let found = shard.contribute(contribution);
+        self.expect(expected, found.map(|acknowledgement| format!("{acknowledgement:?}")));
+        if shard.inspect(block) != before {
+            self.promises.fail(format!("a refused contribution changed {block}"));
+        }
+    }
+
+    /// A contribution that is right but for one thing.
+    fn nonsense(&mut self, server: usize, block: BlockId, wrong: RefusalCause, shard: &Shard) -> Option<Contribution> {
+        let spec = &self.scenario.job.spec;
+        let (slots, complete) = (spec.job.slots, shard.complete());
+        let seen = shard.inspect(block)?;
+        let tensor = self.scenario.job.manifest.get(block.tensor)?;
+        let range = block_range(tensor, block.index, spec.job.block_elements)?;
+        let elements = range.end - range.start;
+        let garbage = |value: f32| {
+            let bytes: Vec<u8> = (0..elements).flat_map(|_| value.to_le_bytes()).collect();
+            Payload::Dense(Encoded::f32(bytes))
+        };
+        let right = Contribution {
+            block,
+            generation: GENERATION,
+            step: complete.map_or(Step(1), Step::next),
+            slots: SlotRange { begin: slots - 1, end: slots },
+            weight: 1.0,
+            payload: Payload::Absent,
+            push: None,
+        };
+        Some(match wrong {
+            RefusalCause::WrongGeneration => {
+                // What a worker from before a restore would send: plausible in all but its generation.
+                let is_lossy = spec.wire.gradients != Dtype::F32;
+                let payload = if is_lossy { Payload::Absent } else { garbage(3.0) };
+                Contribution { generation: Generation(GENERATION.0 - 1), payload, ..right }
+            }
+            RefusalCause::WrongDtype => {
+                let payload = Payload::Dense(Encoded { dtype: Dtype::I8Scaled, bytes: Bytes::from_static(&[0; 8]) });
+                Contribution { payload, ..right }
+            }
+            RefusalCause::WrongSize => {
+                let dtype = match self.scenario.job.buffer() == block.tensor.0 {
+                    true => Dtype::F32,
+                    false => spec.wire.gradients,
+                };
+                let payload = Payload::Dense(Encoded { dtype, bytes: Bytes::from_static(&[0; 3]) });
+                Contribution { payload, ..right }
+            }
+            RefusalCause::MisalignedSlots => {
+                let slots = SlotRange { begin: 0, end: slots + 1 };
+                Contribution { slots, weight: f64::from(slots.count()), ..right }
+            }
+            RefusalCause::StepAhead => {
+                let step = complete.map_or(Step(1), |complete| complete.next().next());
+                Contribution { step, ..right }
+            }
+            RefusalCause::UnknownBlock => {
+                Contribution { block: BlockId { tensor: TensorIndex(77), index: 0 }, ..right }
+            }
+            RefusalCause::NotOwner => {
+                let block = self.some_block((server + 1) % self.servers.len())?;
+                Contribution { block, ..right }
+            }
+            RefusalCause::NonfiniteData => {
+                let slots = SlotRange { begin: 0, end: 1 };
+                Contribution { step: Step::ZERO, slots, payload: garbage(f32::NAN), ..right }
+            }
+            RefusalCause::InvalidWeight if spec.job.combine != Combine::WeightedMean => {
+                Contribution { weight: 1.5, ..right }
+            }
+            RefusalCause::InitializationDiffers if seen.step.is_some() => {
+                let slots = SlotRange { begin: 0, end: 1 };
+                Contribution { step: Step::ZERO, slots, payload: garbage(7.0), ..right }
+            }
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,265 @@
+//! What is promised, checked after every event: bits (P1, P2, P4, P7), membership (P5, P7), bounds, progress.
+//!
+//! The reference is the same job by one worker and one server that nothing happened to. In sync mode every version
+//! of every block equals its; other modes will compare with what they promise instead (`scenario::Mode`).
+
+use std::collections::HashMap;
+
+use halflife_client::WeightsVersion;
+use halflife_proto::blocks::{BlockId, all_blocks};
+use halflife_proto::ids::{ServerIndex, Step};
+use halflife_proto::manifest::Manifest;
+use halflife_proto::membership::{Assignment, Notice};
+use halflife_proto::placement::Placement;
+use halflife_server::lead::Phase;
+use halflife_server::lead::simulation::Heard;
+use halflife_server::shard::BlockInspection;
+
+use crate::coverage::Transition;
+use crate::lead::TICK_US;
+use crate::scenario::{BLOCK_ELEMENTS, Ending, LEASE_US, Scenario};
+use crate::worker::State;
+use crate::world::World;
+
+/// With everything healed, a step takes no longer: fencing, coming back after the longest pause, recomputing.
+const STALL_MAX_US: u64 = 8_000_000;
+/// P5: a death delays the others by a lease and the recomputation of what moved: at most 11 slots on the slowest
+/// worker, and their messages over the slowest link.
+const RECOVERY_MAX_US: u64 = LEASE_US + 2_500_000;
+/// Where a worker's heart may beat on while it is cut off, its slots go to another once the step is overdue: a lease
+/// more, and another if that one is cut off, too.
+const HIDDEN_MAX_US: u64 = 2 * LEASE_US;
+
+/// Every version of every block, and of the whole weights as a worker sees them.
+#[derive(Debug, Default)]
+pub struct History {
+    blocks: HashMap<BlockId, Vec<Vec<u8>>>,
+    versions: Vec<Vec<f32>>,
+}
+
+/// What was seen so far, and the first promise that was broken.
+pub struct Promises<'a> {
+    pub violation: Option<String>,
+    pub history: History,
+    reference: Option<&'a History>,
+    scenario: &'a Scenario,
+    steps: HashMap<BlockId, Step>,
+    complete: Option<Step>,
+    last_progress: u64,
+    last_fault: u64,
+    healed_at: u64,
+    /// Faults that struck.
+    pub faults: u64,
+}
+
+impl<'a> Promises<'a> {
+    /// Nothing seen yet.
+    pub fn new(scenario: &'a Scenario, reference: Option<&'a History>) -> Promises<'a> {
+        Promises {
+            violation: None,
+            history: History::default(),
+            reference,
+            scenario,
+            steps: HashMap::new(),
+            complete: None,
+            last_progress: 0,
+            last_fault: 0,
+            healed_at: 0,
+            faults: 0,
+        }
+    }
+
+    /// A promise is broken; only the first one counts.
+    pub fn fail(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    /// A fault strikes, and is healed some time later.
+    pub fn note_fault(&mut self, now: u64, lasts_us: u64) {
+        self.faults += 1;
+        self.last_fault = now;
+        self.healed_at = self.healed_at.max(now + lasts_us);
+    }
+
+    /// Something begins anew: waiting counts from now on.
+    pub fn note_disturbance(&mut self, now: u64) {
+        self.last_fault = now;
+    }
+
+    /// Looks at a block; whether it has a new version. Each is the next one, and is the reference's.
+    pub fn check_block(&mut self, block: BlockId, seen: &BlockInspection) -> bool {
+        let limit = BLOCK_ELEMENTS * size_of::<f32>() * self.scenario.job.spec.job.slots as usize;
+        if seen.gathered_bytes > limit {
+            self.fail(format!("rule 9: {block} holds {} bytes, at most {limit} are due", seen.gathered_bytes));
+        }
+        let before = self.steps.get(&block).copied();
+        let Some(step) = seen.step.filter(|step| Some(*step) != before) else { return false };
+        let expected = before.map_or(Step::ZERO, Step::next);
+        if step != expected {
+            self.fail(format!("{block} went to {step}, expected {expected}"));
+        }
+        self.steps.insert(block, step);
+        match self.reference {
+            None => self.history.blocks.entry(block).or_default().push(seen.weights.to_vec()),
+            Some(reference) => {
+                let known = reference.blocks.get(&block).and_then(|versions| versions.get(step.0 as usize));
+                if known.is_none_or(|known| known[..] != seen.weights[..]) {
+                    self.fail(format!("P2: {block} at {step} differs from the undisturbed run"));
+                }
+            }
+        }
+        true
+    }
+
+    /// A worker has a whole version: it is of one step, and the reference's.
+    pub fn check_version(&mut self, worker: usize, version: &WeightsVersion) {
+        let step = version.step;
+        match self.reference {
+            None if step.0 as usize == self.history.versions.len() => {
+                self.history.versions.push(version.values.clone())
+            }
+            None => self.fail(format!("the undisturbed worker skipped to {step}")),
+            Some(reference) => {
+                let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+                let known = reference.versions.get(step.0 as usize);
+                if known.is_none_or(|known| bits(known) != bits(&version.values)) {
+                    self.fail(format!("P4: worker {worker} assembled a {step} that never was"));
+                }
+            }
+        }
+    }
+
+    /// What the lead takes for complete never goes back.
+    pub fn check_lead_step(&mut self, before: Option<Step>, after: Option<Step>) {
+        if after < before {
+            self.fail(format!("the lead's step went back from {before:?} to {after:?}"));
+        }
+    }
+
+    /// The blocks of a server.
+    pub fn blocks_of(&self, server: usize, model: Option<&(Manifest, Placement)>) -> Vec<BlockId> {
+        let Some((manifest, placement)) = model else { return Vec::new() };
+        let owner = Some(ServerIndex(server as u32));
+        let blocks = all_blocks(manifest, placement.block_elements()).map(|(block, _)| block);
+        blocks.filter(|block| placement.server_of(*block) == owner).collect()
+    }
+}
+
+impl World<'_> {
+    /// Notes when a step is complete on every server.
+    pub(crate) fn steps_may_be_complete(&mut self) {
+        let complete = |server: &crate::server::ServerSide| {
+            let standing = server.shard.as_ref()?.standing();
+            let complete = standing.borrow().complete;
+            complete
+        };
+        let step = self.servers.iter().map(complete).min().flatten();
+        if step > self.promises.complete
+            && let Some(step) = step
+        {
+            self.promises.complete = Some(step);
+            self.promises.last_progress = self.now;
+            let kind = if step == Step::ZERO { Transition::Initialized } else { Transition::StepComplete };
+            self.coverage.pass(kind);
+            self.trace.note(self.now, &[6, step.0], || format!("=== {step} is complete"));
+            self.set_off_faults(step.0);
+        }
+    }
+
+    /// Every slot of every step that may be under way is somebody's who lives; nobody is a member beyond a lease.
+    pub(crate) fn check_membership(&mut self) {
+        let state = &self.lead.state;
+        let now = self.lead_now().as_micros() as u64;
+        let mut violation = None;
+        for (incarnation, worker) in state.workers() {
+            let silent_us = now.saturating_sub(worker.heard_at.as_micros() as u64);
+            if silent_us > LEASE_US + 2 * TICK_US {
+                violation = Some(format!("P7: {incarnation} is a member after {silent_us} us of silence"));
+            }
+        }
+        let is_over = matches!(state.phase(), Phase::Stopped(_) | Phase::Finished) || state.ends_early();
+        // Who was asked to leave gets nothing more.
+        if state.workers().values().any(|worker| !worker.drained) && !is_over {
+            violation = violation.or_else(|| self.unassigned());
+        }
+        if let Some(violation) = violation {
+            self.promises.fail(violation);
+        }
+    }
+
+    fn unassigned(&self) -> Option<String> {
+        let state = &self.lead.state;
+        let assignments: Vec<Vec<Assignment>> = state
+            .workers()
+            .keys()
+            .map(|incarnation| {
+                let told = state.notices(*incarnation, &mut Heard::default());
+                let assignment = |notice| match notice {
+                    Notice::Assignment(assignment) => Some(assignment),
+                    _ => None,
+                };
+                told.into_iter().filter_map(assignment).collect()
+            })
+            .collect();
+        let complete = state.complete_step();
+        let initializers =
+            assignments.iter().filter(|of_one| of_one.last().is_some_and(|last| last.initialize)).count();
+        if complete.is_none() && !self.scenario.job.from_file && initializers != 1 {
+            return Some(format!("{initializers} workers are to initialize"));
+        }
+        let under_way = complete.map_or(Step(1), Step::next);
+        [under_way, under_way.next(), under_way.next().next()].into_iter().find_map(|step| {
+            let mut taken = vec![0; self.scenario.job.spec.job.slots as usize];
+            for of_one in &assignments {
+                let in_effect = of_one.iter().rfind(|assignment| assignment.from_step <= step);
+                for node in in_effect.iter().flat_map(|assignment| &assignment.nodes) {
+                    taken[node.begin as usize..node.end as usize].iter_mut().for_each(|times| *times += 1);
+                }
+            }
+            taken.contains(&0).then(|| format!("P5: of {step} the slots are taken so many times each: {taken:?}"))
+        })
+    }
+
+    /// No stall is longer than what is promised.
+    pub(crate) fn check_liveness(&mut self) {
+        self.note_health();
+        if self.lead.is_stopped() {
+            return;
+        }
+        let Promises { last_progress, last_fault, healed_at, complete, .. } = self.promises;
+        let stalled_us = self.now.saturating_sub(last_progress.max(healed_at));
+        if stalled_us > STALL_MAX_US {
+            self.promises
+                .fail(format!("nothing was done for {stalled_us} us although all is well, after {complete:?}"));
+        }
+        let is_training = self.lead.state.phase() == Phase::Training && !self.lead.state.ends_early();
+        let quiet_since = last_progress.max(last_fault);
+        let recovery_max_us = RECOVERY_MAX_US + if self.scenario.has_hidden_faults() { HIDDEN_MAX_US } else { 0 };
+        let somebody_is_well = self.workers.iter().any(|worker| {
+            worker.healthy_since.is_some_and(|since| self.now.saturating_sub(since.max(quiet_since)) > recovery_max_us)
+        });
+        if is_training && somebody_is_well && self.scenario.ending == Ending::Finished {
+            let stalled_us = self.now - quiet_since;
+            self.promises.fail(format!("P5: a fault held up the others for {stalled_us} us, after {complete:?}"));
+        }
+    }
+
+    fn note_health(&mut self) {
+        for worker in 0..self.workers.len() {
+            let peers = self.servers.len() + 1;
+            let links_are_well = (0..peers).all(|peer| {
+                let lanes = self.network.link_mut(worker, peer).lanes;
+                lanes.iter().all(|lane| lane.held_until <= self.now && lane.slow_until <= self.now)
+            });
+            let process = &mut self.workers[worker];
+            let is_member = match &process.state {
+                State::Member(member) => !member.is_leaving && member.streams.iter().all(|stream| stream.is_open),
+                _ => false,
+            };
+            match is_member && links_are_well && !process.is_paused {
+                true => process.healthy_since = process.healthy_since.or(Some(self.now)),
+                false => process.healthy_since = None,
+            }
+        }
+    }
+}

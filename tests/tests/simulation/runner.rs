@@ -1,0 +1,129 @@
+//! Runs seeds: each twice as a job, undisturbed and disturbed; many of them on all cores.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use halflife_server::shard::ShardCompute;
+
+use crate::coverage::Coverage;
+use crate::scenario::Scenario;
+use crate::world::{Outcome, World};
+
+/// A bug to plant while the disturbed job runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Planted {
+    Nothing,
+    InServer(halflife_server::planted::Bug),
+    InClient(halflife_client::planted::Bug),
+}
+
+impl Planted {
+    fn plant(self) {
+        let (server, client) = match self {
+            Planted::Nothing => (None, None),
+            Planted::InServer(bug) => (Some(bug), None),
+            Planted::InClient(bug) => (None, Some(bug)),
+        };
+        halflife_server::planted::plant(server);
+        halflife_client::planted::plant(client);
+    }
+}
+
+/// What became of a seed.
+pub struct Report {
+    pub seed: u64,
+    pub violation: Option<String>,
+    pub hash: u64,
+    pub events: u64,
+    pub coverage: Coverage,
+    pub virtual_us: u64,
+}
+
+/// Updates are so small that all run in the thread of the simulation; one thread idles because some must exist.
+pub fn compute() -> Arc<ShardCompute> {
+    Arc::new(ShardCompute::new(1).expect("a thread can be started"))
+}
+
+/// Runs one seed.
+pub fn run_seed(seed: u64, planted: Planted, compute: &Arc<ShardCompute>, is_read: bool) -> Report {
+    let scenario = Scenario::draw(seed);
+    let undisturbed = scenario.undisturbed();
+    let reference = World::new(&undisturbed, None, compute.clone(), false).run();
+    if let Some(violation) = reference.violation {
+        let violation = Some(format!("undisturbed: {violation}"));
+        return Report { seed, violation, hash: 0, events: 0, coverage: Coverage::default(), virtual_us: 0 };
+    }
+    planted.plant();
+    let run = || World::new(&scenario, Some(&reference.history), compute.clone(), is_read).run();
+    let ended = catch_unwind(AssertUnwindSafe(run));
+    Planted::Nothing.plant();
+    match ended {
+        Ok(Outcome { violation, trace, coverage, virtual_us, .. }) => {
+            let (hash, events) = (trace.hash(), trace.events());
+            Report { seed, violation, hash, events, coverage, virtual_us }
+        }
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("something");
+            let violation = Some(format!("panicked: {said}"));
+            Report { seed, violation, hash: 0, events: 0, coverage: Coverage::default(), virtual_us: 0 }
+        }
+    }
+}
+
+/// What became of many seeds.
+pub struct Summary {
+    pub seeds: u64,
+    pub events: u64,
+    pub virtual_s: u64,
+    pub took: Duration,
+    pub coverage: Coverage,
+    /// Seeds that broke a promise, with the promise.
+    pub failures: Vec<(u64, String)>,
+}
+
+/// Runs seeds from `first` on, on all cores: `count` of them, or until the time is up.
+pub fn run_many(first: u64, count: u64, until: Option<Instant>) -> Summary {
+    let started = Instant::now();
+    let next = AtomicU64::new(0);
+    let summary = Mutex::new(Summary {
+        seeds: 0,
+        events: 0,
+        virtual_s: 0,
+        took: Duration::ZERO,
+        coverage: Coverage::default(),
+        failures: Vec::new(),
+    });
+    let work = || {
+        let compute = compute();
+        while until.is_none_or(|until| Instant::now() < until) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return;
+            }
+            let report = run_seed(first + number, Planted::Nothing, &compute, false);
+            let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+            summary.seeds += 1;
+            summary.events += report.events;
+            summary.virtual_s += report.virtual_us / 1_000_000;
+            summary.coverage.add(&report.coverage);
+            summary.failures.extend(report.violation.map(|violation| (report.seed, violation)));
+            if summary.failures.len() >= 5 {
+                return;
+            }
+        }
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(work);
+        }
+    });
+    let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
+    summary.took = started.elapsed();
+    summary.failures.sort();
+    summary
+}

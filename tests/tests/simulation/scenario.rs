@@ -1,0 +1,273 @@
+//! What a seed decides before anything runs: the job, the cluster, the faults and when they strike.
+
+use std::time::Duration;
+
+use halflife_client::Layout;
+use halflife_client::simulation::JobTerms;
+use halflife_optim::Optimizer;
+use halflife_proto::blocks::{BlockId, all_blocks};
+use halflife_proto::contribution::{Contribution, Payload};
+use halflife_proto::ids::{Generation, ServerIndex, Step};
+use halflife_proto::manifest::{Manifest, Role, Tensor};
+use halflife_proto::membership::Order;
+use halflife_proto::placement::Placement;
+use halflife_proto::slots::{SlotRange, SlotTree};
+use halflife_proto::tensor_codec::Encoded;
+use halflife_server::JobSpec;
+use halflife_server::lead::{Demand, Settings};
+
+use crate::faults::{Fault, PlannedFault, Point};
+use crate::gradient::initial_weights;
+use crate::random::Random;
+
+/// Steps of a disturbed job.
+pub const STEPS: u64 = 120;
+/// Every fault strikes before the last so many steps, even one whose point nobody comes to.
+const LATEST: u64 = 30;
+/// Servers of a disturbed job.
+pub const SERVERS: u32 = 3;
+/// Elements of a block: so few that every update runs inline, and most tensors are cut.
+pub const BLOCK_ELEMENTS: usize = 4;
+/// Silence that costs a worker its slots.
+pub const LEASE_US: u64 = 1_000_000;
+/// Time between heartbeats.
+pub const HEARTBEAT_US: u64 = 200_000;
+/// The generation of the job: not the first, so that there is an older one.
+pub const GENERATION: Generation = Generation(7);
+
+/// When steps are applied. Modes without steps for all (bounded, async) will stand here, too: what differs is what
+/// a worker pushes (`worker.rs`), and what `promises.rs` compares with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// When every slot is in.
+    Sync,
+}
+
+/// What NaN there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nan {
+    /// None.
+    Never,
+    /// Now and then one, in a job that lets such steps pass.
+    Skipped,
+    /// One at this step, which stops the job.
+    StopsAt(Step),
+}
+
+/// How the job ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// With its last step.
+    Finished,
+    /// A server is lost once this step is complete, which stops the job.
+    ServerLost(u64),
+    /// A NaN stops the job.
+    Nonfinite,
+    /// The operator ends it in good order, once this step is complete.
+    Early(u64),
+}
+
+/// The job and all that follows from it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub seed: u64,
+    pub mode: Mode,
+    pub spec: JobSpec,
+    pub manifest: Manifest,
+    pub layout: Layout,
+    pub nan: Nan,
+    /// The lead sends the initial weights, from a file.
+    pub from_file: bool,
+}
+
+impl Job {
+    fn draw(seed: u64, servers: u32, nan: Nan, random: &mut Random) -> Job {
+        let slots = random.pick(&[1, 2, 3, 4, 5, 6, 8, 11]);
+        let combine = random.pick(&["mean", "mean", "weighted_mean", "sum"]);
+        let gradients = random.pick(&["f32", "f32", "f32", "bf16"]);
+        let weights = random.pick(&["f32", "f32", "f32", "bf16"]);
+        let optimizer = random.pick(&OPTIMIZERS);
+        let nonfinite = if matches!(nan, Nan::StopsAt(_)) { "stop" } else { "skip" };
+        let (heartbeat_ms, lease_ms) = (HEARTBEAT_US / 1000, LEASE_US / 1000);
+        let text = format!(
+            "[job]\nname = \"simulation\"\nseed = {}\nsteps = {STEPS}\nslots = {slots}\nservers = {servers}\n\
+             block_elements = {BLOCK_ELEMENTS}\ncombine = \"{combine}\"\nnonfinite = \"{nonfinite}\"\n\
+             [membership]\nheartbeat_ms = {heartbeat_ms}\nlease_ms = {lease_ms}\n\
+             [wire]\ngradients = \"{gradients}\"\nweights = \"{weights}\"\n\
+             {optimizer}",
+            seed >> 1 // TOML's integers are signed
+        );
+        let spec = JobSpec::parse("the simulated job", &text, &[]).expect("a job of the simulator's own");
+        let manifest = manifest();
+        let layout = Layout::new(&manifest);
+        let from_file = random.once_in(5);
+        Job { seed, mode: Mode::Sync, spec, manifest, layout, nan, from_file }
+    }
+
+    /// What the workers know of it.
+    pub fn terms(&self) -> JobTerms {
+        let tree = SlotTree::new(self.spec.job.slots).expect("at least one slot");
+        let (steps, combine, wire) = (self.spec.job.steps, self.spec.job.combine, self.spec.wire);
+        JobTerms { generation: GENERATION, tree, steps, combine, wire }
+    }
+
+    /// What the lead decides by, as `Lead::new` makes it of a job.
+    pub fn settings(&self) -> Settings {
+        let job = &self.spec.job;
+        let optimizer = Optimizer::new(&self.spec.optimizer, job.steps).expect("a job spec has a valid optimizer");
+        let norms_of_tensors = optimizer.reductions().iter().any(|reduction| !reduction.is_global());
+        let shapes = || {
+            let own = self.manifest.tensors().iter().filter(|tensor| !matches!(tensor.role, Role::Tied(_)));
+            own.map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect()
+        };
+        Settings {
+            whole_tensors: optimizer.needs_whole_tensors() || norms_of_tensors,
+            servers: job.servers,
+            slots: SlotTree::new(job.slots).expect("at least one slot"),
+            steps: Step(job.steps),
+            block_elements: job.block_elements,
+            initial_tensors: self.from_file.then(shapes),
+            lease: Duration::from_micros(LEASE_US),
+            demand: Demand::default(), // no server bounds its memory
+            consistency: job.consistency(),
+        }
+    }
+
+    /// What the lead sends to initialize from a file, as `lead/initial_weights.rs` does.
+    pub fn initial_orders(&self, model: Option<&(Manifest, Placement)>) -> Vec<(ServerIndex, Order)> {
+        let Some((manifest, placement)) = model else { return Vec::new() };
+        let weights = initial_weights(self.seed, self.layout.elements());
+        let order = |(block, range): (BlockId, std::ops::Range<u64>)| {
+            let begin = self.layout.range(block.tensor).start;
+            let values = &weights[begin + range.start as usize..begin + range.end as usize];
+            let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let order = Order::Initialize(Contribution {
+                block,
+                generation: GENERATION,
+                step: Step::ZERO,
+                slots: SlotRange { begin: 0, end: 1 },
+                weight: 1.0,
+                payload: Payload::Dense(Encoded::f32(data)),
+                push: None,
+            });
+            Some((placement.server_of(block)?, order))
+        };
+        all_blocks(manifest, placement.block_elements()).filter_map(order).collect()
+    }
+
+    /// Tensors that the optimizer moves.
+    pub fn trainable(&self) -> impl Iterator<Item = u32> + '_ {
+        self.of_role(|role| *role == Role::Trainable)
+    }
+
+    /// The buffer.
+    pub fn buffer(&self) -> u32 {
+        self.of_role(|role| *role == Role::Buffer).next().expect("the model has a buffer")
+    }
+
+    fn of_role(&self, wanted: impl Fn(&Role) -> bool) -> impl Iterator<Item = u32> {
+        let tensors = self.manifest.tensors().iter().enumerate();
+        tensors.filter(move |(_, tensor)| wanted(&tensor.role)).map(|(index, _)| index as u32)
+    }
+}
+
+/// One of each kind: plain, with a norm over the model, with whole tensors.
+const OPTIMIZERS: [&str; 4] = [
+    "[optimizer]\nalgorithm = \"adam\"\nbetas = [0.9, 0.999]\neps = 1e-8\nlr = 0.01\n\
+     [optimizer.weight_decay]\nmode = \"decoupled\"\nvalue = 0.01\n",
+    "[optimizer]\npreset = \"pytorch-sgd\"\nlr = 0.01\nmomentum = 0.9\n",
+    "[optimizer]\nalgorithm = \"adam\"\nbetas = [0.9, 0.999]\neps = 1e-8\nlr = 0.01\n\
+     gradient = [{ op = \"clip_global_norm\", max_norm = 0.5 }]\n\
+     [optimizer.weight_decay]\nmode = \"decoupled\"\nvalue = 0.01\n",
+    "[optimizer]\npreset = \"optax-lamb\"\nlr = 0.01\n",
+];
+
+/// Every role, and tensors that are cut into several blocks, the last of them not whole.
+fn manifest() -> Manifest {
+    let frozen = Tensor { role: Role::Frozen, ..Tensor::trainable("frozen", &[4]) };
+    let tied = Tensor { role: Role::Tied("weight".into()), ..Tensor::trainable("tied", &[5, 4]) };
+    let buffer = Tensor { role: Role::Buffer, ..Tensor::trainable("mean", &[3]) };
+    let weight = Tensor::trainable("weight", &[5, 4]);
+    Manifest::new(vec![frozen, weight, tied, Tensor::trainable("bias", &[6]), buffer]).expect("a manifest")
+}
+
+/// Everything a seed decides.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub seed: u64,
+    pub job: Job,
+    pub workers: usize,
+    pub ending: Ending,
+    /// By the step whose completion sets them off.
+    pub faults: Vec<PlannedFault>,
+    /// Whether nonsense is sent to servers and lead now and then.
+    pub probes: bool,
+}
+
+impl Scenario {
+    /// What `seed` stands for.
+    pub fn draw(seed: u64) -> Scenario {
+        let mut random = Random::new(seed);
+        let ending = match random.below(10) {
+            0 => Ending::ServerLost(random.between(105, STEPS - 2)),
+            1 => Ending::Nonfinite,
+            2 => Ending::Early(random.between(105, STEPS - 2)),
+            _ => Ending::Finished,
+        };
+        let nan = match ending {
+            Ending::Nonfinite => Nan::StopsAt(Step(random.between(106, STEPS))),
+            _ if random.once_in(3) => Nan::Skipped,
+            _ => Nan::Never,
+        };
+        let job = Job::draw(random.next(), SERVERS, nan, &mut random);
+        let workers = random.between(2, 6) as usize;
+        let faults = plan_faults(&mut random);
+        Scenario { seed, job, workers, ending, faults, probes: true }
+    }
+
+    /// The same job without anything that could go wrong: one worker, one server.
+    pub fn undisturbed(&self) -> Scenario {
+        let mut job = self.job.clone();
+        job.spec.job.servers = 1;
+        let ending = if self.ending == Ending::Nonfinite { Ending::Nonfinite } else { Ending::Finished };
+        Scenario { seed: self.seed, job, workers: 1, ending, faults: Vec::new(), probes: false }
+    }
+
+    /// Whether a worker's heart may beat on while it is cut off: only the watch over progress notices.
+    pub fn has_hidden_faults(&self) -> bool {
+        self.faults.iter().any(|planned| planned.fault.hides_behind_heartbeats())
+    }
+}
+
+fn plan_faults(random: &mut Random) -> Vec<PlannedFault> {
+    let count = random.between(5, 14);
+    // Half of the seeds know only faults of whole workers and short ones of links, so that prompt recovery is claimed.
+    let silent = random.once_in(2);
+    let mut faults: Vec<PlannedFault> = (0..count)
+        .map(|number| {
+            let at_step = if number == 0 && random.once_in(2) { 0 } else { random.below(STEPS - LATEST) };
+            let point = match random.below(3) {
+                0 => Point::Now,
+                _ => random.pick(&Point::ALL),
+            };
+            let fault = loop {
+                // Who has just joined has no connections yet but the one that its answer comes by.
+                let fault = match point {
+                    Point::Joining => random.pick(&Fault::OF_JOINERS),
+                    _ => random.pick(&Fault::ALL),
+                };
+                if silent || !fault.hides_behind_heartbeats() {
+                    break fault;
+                }
+            };
+            // Workers join before the first step, and again only after faults.
+            let is_early = point == Point::Initializing || (point == Point::Joining && random.once_in(2));
+            let at_step = if is_early { 0 } else { at_step };
+            let (after_us, blocks) = (random.below(60_000), random.between(1, 12));
+            let lasts_us = random.between(50_000, 3_500_000);
+            PlannedFault { at_step, after_us, point, blocks, fault, lasts_us }
+        })
+        .collect();
+    faults.sort_by_key(|planned| planned.at_step);
+    faults
+}
