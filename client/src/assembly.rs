@@ -421,7 +421,7 @@ mod tests {
             ),
             (BlockWeights { dtype: Dtype::Bf16, ..good.clone() }, "expected weights in f32, found bf16"),
             (BlockWeights { generation: Generation(2), ..good.clone() }, "expected generation 3, found 2"),
-            (BlockWeights { step: Step(4), ..good.clone() }, "expected step 5 or later, found step 4"),
+            (BlockWeights { step: Step(3), ..good.clone() }, "expected step 5 or later, found step 3"),
             (BlockWeights { step: Step(10), ..good.clone() }, "expected step 9 at most, found step 10"),
         ] {
             let violation = assembly.receive(server, &found).unwrap_err().to_string();

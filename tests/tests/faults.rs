@@ -137,7 +137,7 @@ impl Job {
     }
 
     /// Ends the job in good order; checks that all agree, with a run that nobody disturbed too.
-    async fn end(mut self) -> u64 {
+    async fn end(mut self) {
         self.control.operate(v1::OperateRequest::from(Operation::Stop)).await.expect("the lead ends the job");
         let mut found: Vec<(u64, String)> = Vec::new();
         for worker in self.workers {
@@ -153,9 +153,9 @@ impl Job {
         }
         let (steps, digest) = found[0].clone();
         assert!(found.iter().all(|other| *other == found[0]), "{found:?}");
+        assert!(steps > 20, "{steps} steps");
         assert_eq!(digest, undisturbed(steps), "after {steps} steps");
         println!("{steps} steps, longest stall {} ms", self.longest_stall.as_millis());
-        steps
     }
 }
 
@@ -255,7 +255,7 @@ async fn workers_that_are_killed_suspended_and_told_to_go_change_no_bit() {
         drop(old.process.finish());
     }
     job.wait_for_steps(20).await;
-    assert!(job.end().await > 100);
+    job.end().await;
 }
 
 /// What is done to a link.
@@ -335,7 +335,7 @@ async fn links_that_are_cut_stalled_delayed_and_torn_change_no_bit() {
             panic!("no fault of a link ends a worker: {}{}", finished.stdout, finished.stderr);
         }
     }
-    assert!(job.end().await > 100);
+    job.end().await;
 }
 
 /// The port that a server listens at, which the URL it advertises does not tell.

@@ -56,6 +56,9 @@ pub enum Transition {
     HeardOfADrain,
     EndedEarly,
     AskedToEnd,
+    RefusedBeyondTheEnd,
+    /// Rare: a worker ends because a notice did not come in time.
+    EndedUnexplained,
     /// Versions of the whole weights.
     VersionAssembled,
     Torn,
@@ -63,8 +66,8 @@ pub enum Transition {
 }
 
 impl Transition {
-    /// All of them.
-    pub const ALL: [Transition; 39] = [
+    /// Those that must not be missed.
+    pub const ALL: [Transition; 40] = [
         Transition::Registered,
         Transition::ServerLost,
         Transition::Halted,
@@ -101,6 +104,7 @@ impl Transition {
         Transition::HeardOfADrain,
         Transition::EndedEarly,
         Transition::AskedToEnd,
+        Transition::RefusedBeyondTheEnd,
         Transition::VersionAssembled,
         Transition::Torn,
         Transition::VersionPulled,

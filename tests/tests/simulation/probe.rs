@@ -129,6 +129,9 @@ impl World<'_> {
         if contribution.step > Step::ZERO && shard.complete().is_none() && !comes_first {
             expected = RefusalCause::NotInitialized;
         }
+        if contribution.step > self.servers[server].last_step && !comes_first {
+            expected = RefusalCause::StepAhead;
+        }
         if expected == RefusalCause::NonfiniteData && self.random.once_in(3) {
             // The frozen tensor takes no gradient at all.
             let frozen = BlockId { tensor: TensorIndex(0), index: 0 };

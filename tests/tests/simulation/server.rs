@@ -22,7 +22,7 @@ use crate::event::{Down, Event, Up};
 use crate::faults::Point;
 use crate::network::{ConnectionId, Way};
 use crate::random::Random;
-use crate::scenario::GENERATION;
+use crate::scenario::{GENERATION, STEPS};
 use crate::world::World;
 
 /// A server.
@@ -32,6 +32,8 @@ pub struct ServerSide {
     pub has_finished: bool,
     /// The lead has lost it.
     pub is_lost: bool,
+    /// It takes nothing beyond.
+    pub last_step: Step,
     reported: Standing,
     reported_partial: Option<Partial>,
     /// The link to the lead: its delay, and when the last message in each direction arrives.
@@ -57,6 +59,7 @@ impl ServerSide {
             shard: None,
             has_finished: false,
             is_lost: false,
+            last_step: Step(STEPS),
             reported: Standing::default(),
             reported_partial: None,
             delay_us: random.between(10, 3_000),
@@ -147,7 +150,9 @@ impl World<'_> {
             Order::LastStep(step) => {
                 if let Some(shard) = self.servers[server].shard.clone() {
                     self.coverage.pass(Transition::AskedToEnd);
-                    self.send_report(server, Report::LastStep(shard.end_with(step)));
+                    let last_step = shard.end_with(step);
+                    self.servers[server].last_step = last_step;
+                    self.send_report(server, Report::LastStep(last_step));
                 }
             }
             Order::Admit { .. } => {}

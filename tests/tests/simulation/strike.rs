@@ -176,7 +176,7 @@ impl World<'_> {
     }
 
     /// The process is gone. Mostly its machine says so; when that is gone, too, only silence does.
-    fn crash(&mut self, worker: usize) {
+    pub(crate) fn crash(&mut self, worker: usize) {
         let is_silent = self.random.once_in(4);
         for connection in self.network.between(worker, None) {
             let known = self.network.get_mut(connection);

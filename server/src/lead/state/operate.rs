@@ -45,8 +45,9 @@ impl LeadState {
 
     fn drain(&mut self, number: u32, under_way: Step) -> (Result<Step, Refusal>, Vec<Effect>) {
         let Some(worker) = self.workers.values_mut().find(|worker| worker.number == number) else {
-            let numbers: Vec<String> = self.workers.values().map(|worker| worker.number.to_string()).collect();
-            let expected = format!("one of the workers [{}]", numbers.join(", "));
+            let mut numbers: Vec<u32> = self.workers.values().map(|worker| worker.number).collect();
+            numbers.sort_unstable();
+            let expected = format!("one of the workers {numbers:?}");
             return (Err(Refusal::mismatch(RefusalCause::Malformed, "worker to drain", expected, number)), Vec::new());
         };
         if std::mem::replace(&mut worker.drained, true) {
