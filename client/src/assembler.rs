@@ -49,6 +49,11 @@ pub(crate) async fn assemble(mut assembly: Assembly, readers: Vec<ServerReader>,
                     Err(violation) => return session.fail(ClientError::bad_weights(reader.url(), violation)),
                 }
             }
+            (Event::Content(Content::Mark(number)), Link::Open(reader)) => {
+                if let Some(snapshot) = assembly.mark(reader.server(), number) {
+                    session.change(|session| session.snapshot = Some(snapshot));
+                }
+            }
             (Event::Content(Content::End { cause }), Link::Open(reader)) => {
                 match reopen(&assembly, reader, &cause, &reopener) {
                     Some(link) => links[index] = link,

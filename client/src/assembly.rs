@@ -3,6 +3,10 @@
 //! Blocks are decoded into the arena of the *next* version; when every block that changes carries
 //! the same step, the arena becomes a version and is never written again. A newer block simply
 //! overwrites an older one, so a spare that is too slow may skip versions.
+//!
+//! In the asynchronous modes blocks count their versions each for itself, and no moment is better than
+//! another: there the newest blocks stay in one arena, and a *snapshot* of it is copied once a mark is back
+//! from every server.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +23,26 @@ use crate::weights::WeightsVersion;
 
 /// Superseded versions kept until their readers are done, so that their arena is used again.
 const RETIRED_MAX: usize = 2;
+
+/// Weights as they were when a mark was back from every server.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    /// The mark.
+    pub(crate) mark: u64,
+    /// The weights; their step is the newest version of any block.
+    pub(crate) weights: Arc<WeightsVersion>,
+    /// By block number: its version.
+    pub(crate) versions: Arc<[Step]>,
+}
+
+/// What the asynchronous modes need.
+#[derive(Debug)]
+struct Marks {
+    /// By server: the newest mark that is back.
+    back: Vec<u64>,
+    /// The newest that was back from all.
+    taken: u64,
+}
 
 /// The version being assembled and what is left of the ones before.
 pub(crate) struct Assembly {
@@ -37,6 +61,8 @@ pub(crate) struct Assembly {
     tally: BTreeMap<Step, usize>,
     published: Option<Arc<WeightsVersion>>,
     retired: Vec<Arc<WeightsVersion>>,
+    /// In the asynchronous modes, which never publish by themselves.
+    marks: Option<Marks>,
 }
 
 impl Assembly {
@@ -56,7 +82,33 @@ impl Assembly {
             tally: BTreeMap::new(),
             published: None,
             retired: Vec::new(),
+            marks: None,
         }
+    }
+
+    /// The same for a job of the asynchronous modes.
+    pub(crate) fn with_snapshots(self) -> Assembly {
+        let back = vec![0; self.plan.servers()];
+        Assembly { marks: Some(Marks { back, taken: 0 }), ..self }
+    }
+
+    /// A mark is back from `server`, behind all weights that it had to send when it came there. A snapshot
+    /// when that makes it back from every server, and every block is here.
+    pub(crate) fn mark(&mut self, server: ServerIndex, number: u64) -> Option<Snapshot> {
+        let marks = self.marks.as_mut()?;
+        let back = marks.back.get_mut(server.0 as usize)?;
+        *back = number.max(*back);
+        let mark = marks.back.iter().copied().min()?;
+        if mark <= marks.taken || self.missing > 0 {
+            return None;
+        }
+        marks.taken = mark;
+        let versions: Arc<[Step]> = self.received.iter().map(|step| step.unwrap_or_default()).collect();
+        let step = self.tally.keys().next_back().copied().unwrap_or_default();
+        let mut values = self.fresh_arena();
+        values.copy_from_slice(self.next.as_deref().expect("every block was copied into the arena"));
+        let weights = self.keep(WeightsVersion { step, values, lr: self.lr, decay: self.decay });
+        Some(Snapshot { mark, weights, versions })
     }
 
     /// Takes in one block from `server`; a version when it was the last one missing.
@@ -90,6 +142,9 @@ impl Assembly {
         }
         self.copy(number, block, weights);
         self.count(number, block, weights.step);
+        if self.marks.is_some() {
+            return Ok(None);
+        }
         Ok(self.complete_step().map(|step| self.publish(step)))
     }
 
@@ -105,7 +160,7 @@ impl Assembly {
     /// step was not published: a version that was skipped.
     pub(crate) fn torn_at(&self) -> Option<Step> {
         let oldest = self.tally.keys().next().copied()?;
-        let torn = self.missing == 0 && self.tally.len() > 1;
+        let torn = self.missing == 0 && self.tally.len() > 1 && self.marks.is_none();
         let skipped = self.published.as_ref().is_none_or(|published| published.step < oldest);
         (torn && skipped).then_some(oldest)
     }
@@ -157,7 +212,12 @@ impl Assembly {
     fn publish(&mut self, step: Step) -> Arc<WeightsVersion> {
         let values = self.next.take().expect("a block was copied into the arena just now");
         fault_point::reach(FaultPoint::WeightsComplete);
-        let version = Arc::new(WeightsVersion { step, values, lr: self.lr, decay: self.decay });
+        self.keep(WeightsVersion { step, values, lr: self.lr, decay: self.decay })
+    }
+
+    /// Keeps a version, so that its arena is used again once nobody reads it.
+    fn keep(&mut self, version: WeightsVersion) -> Arc<WeightsVersion> {
+        let version = Arc::new(version);
         if let Some(superseded) = self.published.replace(Arc::clone(&version)) {
             if self.retired.len() == RETIRED_MAX {
                 self.retired.remove(0);
@@ -317,6 +377,30 @@ mod tests {
         assert_eq!(receive_all(&mut assembly, &[2, 4], 5), None);
         receive_all(&mut assembly, &[1, 3], 5);
         assert_eq!(receive_all(&mut assembly, &[1, 3, 4], 6).unwrap().step, Step(6));
+    }
+
+    #[test]
+    fn a_snapshot_is_the_newest_blocks_once_a_mark_is_back_from_every_server() {
+        let mut assembly = assembly().with_snapshots();
+        assert!(receive_all(&mut assembly, &[0, 1, 2, 3], 0).is_none());
+        assert!(assembly.mark(ServerIndex(0), 1).is_none());
+        receive(&mut assembly, 4, 0);
+        assert_eq!(assembly.mark(ServerIndex(1), 1).expect("back from both").versions[..], [Step::ZERO; 5]);
+        receive(&mut assembly, 2, 1);
+        receive(&mut assembly, 3, 2);
+        assert!(assembly.mark(ServerIndex(0), 2).is_none());
+        receive(&mut assembly, 2, 3);
+        let first = assembly.mark(ServerIndex(1), 2).expect("back from both");
+        assert_eq!(first.versions[..], [0, 0, 3, 2, 0].map(Step));
+        assert_eq!(first.weights.values, [0.0, 0.0, 100.0, 100.0, 203.0, 203.0, 302.0, 400.0]);
+        assert_eq!((first.mark, first.weights.step), (2, Step(3)));
+        assert!(assembly.mark(ServerIndex(1), 2).is_none(), "told once");
+        let before = first.weights.values.clone();
+        receive(&mut assembly, 4, 1);
+        assembly.mark(ServerIndex(1), 3);
+        let second = assembly.mark(ServerIndex(0), 3).unwrap();
+        assert_eq!((second.weights.values[7], first.weights.values.clone()), (401.0, before));
+        assert_eq!(assembly.torn_at(), None);
     }
 
     #[test]

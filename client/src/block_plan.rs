@@ -83,6 +83,11 @@ impl BlockPlan {
         (number < end).then_some(number)
     }
 
+    /// Number of servers.
+    pub(crate) fn servers(&self) -> usize {
+        self.of_server.len()
+    }
+
     /// Numbers of a server's blocks, in canonical order.
     pub(crate) fn numbers_of_server(&self, server: ServerIndex) -> &[usize] {
         self.of_server.get(server.0 as usize).map_or(&[], Vec::as_slice)

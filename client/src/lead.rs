@@ -99,7 +99,8 @@ impl Lead {
         }
     }
 
-    /// Reads the weights of one step, the newest that every server has; never torn. The values lie
+    /// Reads the weights of one step, the newest that every server has; never torn. In the asynchronous
+    /// modes, which have no steps, the newest of each block, and the newest of their versions. The values lie
     /// as [`Layout::new`] of `manifest` says.
     ///
     /// # Errors
@@ -113,6 +114,9 @@ impl Lead {
             let pulled = async {
                 let (hello, plan) = (hello.clone(), Arc::clone(&plan));
                 let mut puller = Puller::connect(hello, plan, layout.elements(), &urls).await?;
+                if job.consistency.mode.has_tickets() {
+                    return puller.pull_newest().await;
+                }
                 let step = puller.newest_common_step().await?;
                 puller.pull(step).await
             };

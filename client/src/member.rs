@@ -1,6 +1,7 @@
 //! A worker that has joined: asks for work, sends gradients, receives weights.
 
 mod opening;
+mod pushing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +30,14 @@ use crate::session::{Session, SessionHandle};
 use crate::shipment::Shipment;
 use crate::weights::WeightsVersion;
 use crate::work::{Decision, WorkState};
+use pushing::Pushing;
 
 /// How long a broken stream waits for a notice that explains it.
 const EXPLANATION_WAIT: Duration = Duration::from_millis(500);
 /// How long a skipped version may still be overtaken by a complete one, before it is pulled.
 const TORN_PATIENCE: Duration = Duration::from_millis(250);
+/// How long a worker that leaves waits until its newest push has been read everywhere.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 /// How long leaving may take: a worker told to end does so at once.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -44,11 +48,13 @@ pub enum Work {
     Initialize,
     /// Compute these nodes of `step` and give each to [`Member::contribute`].
     Compute {
-        /// The step they make up.
+        /// The step they make up; in the asynchronous modes the ticket, whose only node is all slots.
         step: Step,
-        /// Nodes of the slot tree, not empty; single slots where gradients travel in a lossy dtype.
+        /// Nodes of the slot tree, not empty; single slots where gradients travel in a lossy dtype or the
+        /// job has a quorum.
         nodes: Vec<SlotRange>,
-        /// The weights of step `step - 1`, rounded to what the wire carries.
+        /// The weights of step `step - 1`, rounded to what the wire carries; in the asynchronous modes the
+        /// newest of every block.
         weights: Arc<WeightsVersion>,
     },
     /// The job is done.
@@ -76,6 +82,9 @@ pub struct Member {
     tasks: JoinSet<()>,
     /// The final masters, once pulled: streams may carry rounded weights.
     result: Option<Arc<WeightsVersion>>,
+    /// Where this worker is with its tickets.
+    pushing: Pushing,
+    give_up_after: Duration,
 }
 
 /// What the member sees at one look at the session.
@@ -120,6 +129,9 @@ impl Member {
     /// time that the options say; the same again at every later call. Shorter interruptions are mended
     /// unseen. After the job is done nothing is lost.
     pub async fn next_work(&mut self) -> Result<Work, ClientError> {
+        if self.has_tickets() {
+            return self.next_push().await;
+        }
         let mut changes = self.session.subscribe();
         loop {
             let sight = see(&changes.borrow_and_update());
@@ -161,14 +173,18 @@ impl Member {
     }
 
     /// Sends the gradient of one node of `step`, which is a single slot where gradients travel in a lossy
-    /// dtype. Returns when it is queued for every server.
+    /// dtype or the job has a quorum, and all slots in the asynchronous modes. Returns when it is queued for every server.
     ///
     /// # Errors
     /// [`ClientError::BadContribution`] for a gradient that does not fit the job; as
     /// [`Member::next_work`].
     pub async fn contribute(&mut self, step: Step, node: SlotRange, sum: NodeGradient) -> Result<(), ClientError> {
         self.check_gradient(step, node, &sum)?;
-        let opened = self.send(Shipment::gradient(step, node, sum, &self.buffers)).await?;
+        let shipment = Shipment::gradient(step, node, sum, &self.buffers);
+        if self.has_tickets() {
+            return self.push(step, shipment).await;
+        }
+        let opened = self.send(shipment).await?;
         self.note_sent(opened, |work| work.note_sent(step, node));
         Ok(())
     }
@@ -182,12 +198,34 @@ impl Member {
         });
     }
 
+    /// Whether a step needs nothing more: its weights are here. A slot of it that is still being computed
+    /// would come too late.
+    #[must_use]
+    pub fn is_over(&self, step: Step) -> bool {
+        self.session.look().weights.as_ref().is_some_and(|newest| newest.step >= step)
+    }
+
+    /// Where the job stands.
+    ///
+    /// # Errors
+    /// When the lead does not answer this one call.
+    pub async fn status(&mut self) -> Result<v1::JobStatus, ClientError> {
+        call(&self.lead_url, self.control.status(v1::StatusRequest {})).await
+    }
+
+    fn has_tickets(&self) -> bool {
+        self.job.consistency.mode.has_tickets()
+    }
+
     /// Leaves the job: the lead gives this worker's slots to others at once. What is queued and not
     /// yet sent is dropped; others compute it.
     ///
     /// # Errors
     /// When the lead does not answer, unless the job is done.
     pub async fn leave(mut self) -> Result<(), ClientError> {
+        if self.has_tickets() {
+            self.flush(FLUSH_PATIENCE).await;
+        }
         let request = v1::LeaveRequest { hello: Some((&self.hello).into()) };
         let answer = call(&self.lead_url, self.control.leave(request));
         let left = match tokio::time::timeout(LEAVE_TIMEOUT, answer).await {
@@ -268,8 +306,17 @@ impl Member {
         }
         match &self.result {
             Some(masters) => Ok(Arc::clone(masters)),
-            None => Ok(Arc::clone(self.result.insert(Arc::new(self.pull(weights.step).await?)))),
+            None => Ok(Arc::clone(self.result.insert(Arc::new(self.pull_result(weights.step).await?)))),
         }
+    }
+
+    async fn pull_result(&self, step: Step) -> Result<WeightsVersion, ClientError> {
+        if !self.has_tickets() {
+            return self.pull(step).await;
+        }
+        let (hello, plan) = (self.hello.clone(), Arc::clone(&self.plan));
+        let newest = Puller::connect(hello, plan, self.layout.elements(), &self.urls).await?.pull_newest().await?;
+        Ok(WeightsVersion { step, ..newest })
     }
 
     async fn pull(&self, step: Step) -> Result<WeightsVersion, ClientError> {
@@ -300,9 +347,12 @@ impl Member {
         if node.begin >= node.end || !tree.is_node(node) {
             return bad("slots of a gradient", format!("a node of {}", tree.root()), node.to_string());
         }
-        let gradients = self.job.wire.gradients;
-        if gradients.is_lossy() && node.count() > 1 {
-            let expected = format!("a single slot, since gradients travel as {gradients}");
+        if takes_single_slots(&self.job) && node.count() > 1 {
+            let gradients = self.job.wire.gradients;
+            let expected = match gradients.is_lossy() {
+                true => format!("a single slot, since gradients travel as {gradients}"),
+                false => "a single slot, since a quorum chooses among slots".to_owned(),
+            };
             return bad("slots of a gradient", expected, node.to_string());
         }
         if !(sum.weight.is_finite() && sum.weight > 0.0) {
@@ -320,6 +370,13 @@ impl Member {
         let (expected, found) = (format!("{expected} elements"), format!("{} elements", values.len()));
         Err(ClientError::BadContribution { what, expected, found })
     }
+}
+
+/// Whether nodes of several slots are refused: by a lossy wire, which encodes each slot alone, and by a
+/// quorum. A push is all slots on any wire.
+fn takes_single_slots(job: &JobDescription) -> bool {
+    let chooses = job.consistency.partial_quorum(job.slots).is_some();
+    !job.consistency.mode.has_tickets() && (job.wire.gradients.is_lossy() || chooses)
 }
 
 /// What there is to do, by the session.

@@ -59,10 +59,24 @@ impl Puller {
         for server in (0..self.servers.len() as u32).map(ServerIndex) {
             for numbers in chunks(&plan, plan.numbers_of_server(server)) {
                 let response = self.ask(server, numbers, Some(step)).await?;
-                self.take_in(server, numbers, response, &mut version)?;
+                self.take_in(server, numbers, response, Some(step), &mut version)?;
             }
         }
         Ok(version)
+    }
+
+    /// The newest weights of every block, in the asynchronous modes: consistent once every ticket is done
+    /// or void. The step is the newest version of any block.
+    pub(crate) async fn pull_newest(&mut self) -> Result<WeightsVersion, ClientError> {
+        let plan = Arc::clone(&self.plan);
+        let mut newest = WeightsVersion { step: Step::ZERO, values: vec![0.0; self.elements], lr: 0.0, decay: 0.0 };
+        for server in (0..self.servers.len() as u32).map(ServerIndex) {
+            for numbers in chunks(&plan, plan.numbers_of_server(server)) {
+                let response = self.ask(server, numbers, None).await?;
+                self.take_in(server, numbers, response, None, &mut newest)?;
+            }
+        }
+        Ok(newest)
     }
 
     async fn ask(
@@ -87,6 +101,7 @@ impl Puller {
         server: ServerIndex,
         numbers: &[usize],
         response: v1::PullResponse,
+        step: Option<Step>,
         version: &mut WeightsVersion,
     ) -> Result<(), ClientError> {
         let url = &self.servers[server.0 as usize].0;
@@ -94,7 +109,8 @@ impl Puller {
             let refusal = Refusal::mismatch(RefusalCause::Malformed, "answer to a pull", expected, found);
             ClientError::bad_message(url, refusal)
         };
-        if response.step != version.step.0 || response.blocks.len() != numbers.len() {
+        let other_step = step.is_some_and(|step| response.step != step.0);
+        if other_step || response.blocks.len() != numbers.len() {
             let describe = |blocks: usize, step: Step| format!("{blocks} blocks of {step}");
             let found = describe(response.blocks.len(), Step(response.step));
             return Err(malformed(describe(numbers.len(), version.step), found));
@@ -107,10 +123,14 @@ impl Puller {
             }
             check_fit(&self.plan, self.hello.generation, server, Dtype::F32, &weights)
                 .map_err(|violation| ClientError::bad_weights(url, violation))?;
-            if weights.step != version.step && !planned.frozen {
-                let (block, expected, found) = (planned.id, version.step, weights.step);
-                let violation = WeightsViolation::StepBeyond { block, expected, found };
-                return Err(ClientError::bad_weights(url, violation));
+            match step {
+                Some(step) if weights.step != step && !planned.frozen => {
+                    let (block, expected, found) = (planned.id, step, weights.step);
+                    let violation = WeightsViolation::StepBeyond { block, expected, found };
+                    return Err(ClientError::bad_weights(url, violation));
+                }
+                Some(_) => {}
+                None => version.step = version.step.max(weights.step),
             }
             weights.data.decode_to(Dtype::F32, &mut version.values[planned.arena.clone()]);
             if self.plan.first_trainable() == Some(*number) {

@@ -96,6 +96,8 @@ fn read_welcome(
 /// What a server sends.
 pub(crate) enum Content {
     Weights(BlockWeights),
+    /// A mark that was sent has come back.
+    Mark(u64),
     /// The stream is at its end; nothing more comes from this server.
     End {
         cause: String,
@@ -115,13 +117,13 @@ impl ServerReader {
         &self.url
     }
 
-    /// What comes next that concerns the weights; after an end or a malformed message it must not be
+    /// What comes next that concerns weights and marks; after an end or a malformed message it must not be
     /// asked again. Refusals go to the session.
     pub(crate) fn poll_content(&mut self, session: &SessionHandle, context: &mut Context<'_>) -> Poll<Content> {
         loop {
             return Poll::Ready(match ready!(self.responses.poll_message(context)) {
                 Ok(Some((response, data))) => match self.read(response, data, session) {
-                    Ok(Some(weights)) => Content::Weights(weights),
+                    Ok(Some(content)) => content,
                     Ok(None) => continue,
                     Err(refusal) => Content::Malformed(refusal),
                 },
@@ -141,9 +143,10 @@ impl ServerReader {
         response: v1::StepResponse,
         data: TensorData,
         session: &SessionHandle,
-    ) -> Result<Option<BlockWeights>, Refusal> {
+    ) -> Result<Option<Content>, Refusal> {
         match required(response.message, "message")? {
-            Down::Weights(weights) => Ok(Some(BlockWeights { data, ..read_weights(weights)? })),
+            Down::Weights(weights) => Ok(Some(Content::Weights(BlockWeights { data, ..read_weights(weights)? }))),
+            Down::Mark(v1::Mark { number }) => Ok(Some(Content::Mark(number))),
             Down::Acknowledgement(acknowledgement) => {
                 let acknowledgement = read_acknowledgement(acknowledgement)?;
                 tracing::trace!(server = self.server.0, ?acknowledgement, "acknowledged");
@@ -179,10 +182,10 @@ impl Outgoing {
         while let Some(number) = numbers.get(*next) {
             *next += 1;
             let block = &self.plan.blocks()[*number];
-            let contribution = shipment.contribution(block, self.generation, &mut self.encoder);
+            let contribution = shipment.contribution(*number, block, self.generation, &mut self.encoder);
             if let Some(contribution) = &contribution {
-                fault_point::reach(match contribution.step {
-                    Step::ZERO => FaultPoint::InitialBlock,
+                fault_point::reach(match (contribution.step, contribution.push) {
+                    (Step::ZERO, None) => FaultPoint::InitialBlock,
                     _ if *next == 1 && self.server != ServerIndex(0) => FaultPoint::NextServer,
                     _ => FaultPoint::GradientBlock,
                 });
@@ -196,6 +199,10 @@ impl Outgoing {
     }
 }
 
+fn mark(number: u64) -> v1::StepRequest {
+    v1::StepRequest { message: Some(Up::Mark(v1::Mark { number })), from_step: None }
+}
+
 impl Stream for Outgoing {
     type Item = Framed;
 
@@ -205,7 +212,10 @@ impl Stream for Outgoing {
                 return Poll::Ready(Some(framing::contribution(contribution, &mut self.heads)));
             }
             match ready!(self.queue.poll_recv(context)) {
-                Some(shipment) => self.current = Some((shipment, 0)),
+                Some(shipment) => match shipment.mark_number() {
+                    Some(number) => return Poll::Ready(Some(framing::message(&mark(number)))),
+                    None => self.current = Some((shipment, 0)),
+                },
                 None => return Poll::Ready(None),
             }
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use halflife_proto::ids::{ServerIndex, Step};
 use tokio::sync::{mpsc, watch};
 
+use crate::assembly::Snapshot;
 use crate::error::ClientError;
 use crate::shipment::Shipment;
 use crate::weights::WeightsVersion;
@@ -21,6 +22,8 @@ pub(crate) struct Session {
     pub(crate) work: WorkState,
     /// Newest complete version.
     pub(crate) weights: Option<Arc<WeightsVersion>>,
+    /// In the asynchronous modes: what was copied when the newest mark was back from every server.
+    pub(crate) snapshot: Option<Snapshot>,
     /// A step that every server has reached while some are ahead: see `Assembly::torn_at`.
     pub(crate) torn_at: Option<Step>,
     /// By server: where shipments are put in. A broken one stays until another takes its place.
@@ -53,6 +56,7 @@ impl SessionHandle {
         SessionHandle(watch::Sender::new(Session {
             work,
             weights: None,
+            snapshot: None,
             torn_at: None,
             streams: BTreeMap::new(),
             opened: 0,

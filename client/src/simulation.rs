@@ -247,7 +247,8 @@ impl WorkerDecisions {
     fn cut(&self, server: ServerIndex, shipment: &Shipment) -> Vec<Contribution> {
         let mut encoder = BlockEncoder::default();
         let generation = self.terms.generation;
-        let blocks = self.plan.numbers_of_server(server).iter().map(|number| &self.plan.blocks()[*number]);
-        blocks.filter_map(|block| shipment.contribution(block, generation, &mut encoder)).collect()
+        let numbers = self.plan.numbers_of_server(server).iter().copied();
+        let part = |number: usize| shipment.contribution(number, &self.plan.blocks()[number], generation, &mut encoder);
+        numbers.filter_map(part).collect()
     }
 }

@@ -42,8 +42,11 @@ pub(crate) struct WorkState {
     initial_weights_sent: bool,
     /// Steps beyond it are not started.
     hold: Option<Step>,
-    /// Slots are handed out one by one: on a lossy wire each is encoded alone (DESIGN.md rule 2).
+    /// Slots are handed out one by one: on a lossy wire each is encoded alone (DESIGN.md rule 2), and a
+    /// quorum chooses among them.
     single_slots: bool,
+    /// In the asynchronous modes: the step of the newest ticket.
+    ticket: Option<Step>,
 }
 
 impl WorkState {
@@ -61,6 +64,7 @@ impl WorkState {
             initial_weights_sent: false,
             hold: None,
             single_slots,
+            ticket: None,
         }
     }
 
@@ -76,6 +80,9 @@ impl WorkState {
 
     /// The step being computed: 0 before there are weights.
     pub(crate) fn current_step(&self) -> Step {
+        if let Some(ticket) = self.ticket {
+            return ticket;
+        }
         self.weights.map_or(Step::ZERO, |weights| weights.next().min(self.last_step))
     }
 
@@ -114,6 +121,11 @@ impl WorkState {
             self.weights = Some(step);
             self.forget_ended();
         }
+    }
+
+    /// The lead has given this worker a ticket.
+    pub(crate) fn note_ticket(&mut self, step: Step) {
+        self.ticket = Some(step);
     }
 
     /// This worker has sent a node.

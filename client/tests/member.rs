@@ -316,6 +316,7 @@ fn put_server_0_ahead(job: &FakeJob) {
             slots: node,
             weight: 4.0,
             payload: Payload::Dense(data),
+            push: None,
         });
     }
     state.faults.push(Fault::BaselineGone);

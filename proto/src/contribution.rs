@@ -2,7 +2,7 @@
 
 use crate::blocks::BlockId;
 use crate::framing::TensorData;
-use crate::ids::{Generation, Step};
+use crate::ids::{Generation, Step, Ticket};
 use crate::slots::SlotRange;
 use crate::tensor_codec::{Dtype, Encoded};
 
@@ -29,8 +29,17 @@ impl Payload {
     }
 }
 
-/// One contribution, keyed by (generation, step, slots, block). What the wire can tell by itself
-/// has been checked (kinds, finite positive weight); size and tree alignment are checked by the
+/// What makes a contribution a push of the asynchronous modes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// Names the push: the step whose slots it sums, whose lr and decay it is applied with.
+    pub ticket: Ticket,
+    /// Its worker's number for that ticket, from 1.
+    pub sequence: u64,
+}
+
+/// One contribution, keyed by (generation, step, slots, block), or a push, keyed by (generation,
+/// ticket, block). What the wire can tell by itself has been checked (kinds, finite positive weight); size and tree alignment are checked by the
 /// block, which knows them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contribution {
@@ -38,7 +47,7 @@ pub struct Contribution {
     pub block: BlockId,
     /// The generation it belongs to.
     pub generation: Generation,
-    /// The step it makes up.
+    /// The step it makes up; of a push, the version of the block that it was computed at.
     pub step: Step,
     /// Its slots.
     pub slots: SlotRange,
@@ -46,6 +55,8 @@ pub struct Contribution {
     pub weight: f64,
     /// Its content.
     pub payload: Payload,
+    /// In the asynchronous modes: whose push it is.
+    pub push: Option<Push>,
 }
 
 /// What became of a contribution.
@@ -76,6 +87,8 @@ pub struct Acknowledgement {
     pub outcome: Outcome,
     /// Newest step that survives the loss of every server.
     pub durable_step: Step,
+    /// The ticket of a push.
+    pub ticket: Option<Ticket>,
 }
 
 /// The weights of one block after `step` updates.

@@ -257,8 +257,8 @@ impl Buf for Taken<'_> {
 mod tests {
     use super::*;
     use crate::blocks::BlockId;
-    use crate::contribution::Payload;
-    use crate::ids::{Generation, Step, TensorIndex};
+    use crate::contribution::{Payload, Push};
+    use crate::ids::{Generation, Step, TensorIndex, Ticket};
     use crate::slots::SlotRange;
     use crate::tensor_codec::{Dtype, Encoded};
     use crate::v1::{step_request, step_response};
@@ -276,6 +276,7 @@ mod tests {
             slots: SlotRange { begin: 2, end: 4 },
             weight: 2.0,
             payload: Payload::Dense(Encoded::f32(data)),
+            push: Some(Push { ticket: Ticket(1 << 41), sequence: 300 }),
         }
     }
 
@@ -364,6 +365,27 @@ mod tests {
             reader.push(damaged.slice(cut..));
             let _ = reader.next_message::<v1::StepRequest>();
         }
+    }
+
+    #[test]
+    fn a_mark_stands_between_messages_with_data() {
+        let mark = |number| v1::StepRequest {
+            message: Some(step_request::Message::Mark(v1::Mark { number })),
+            from_step: None,
+        };
+        let mut reader = MessageReader::default();
+        for framed in [
+            message(&mark(7)),
+            contribution(some_contribution(vec![1; 5000]), &mut Heads::default()),
+            message(&mark(8)),
+        ] {
+            reader.push(framed.head);
+            reader.push(framed.data);
+        }
+        let mut next = || reader.next_message::<v1::StepRequest>().unwrap().unwrap();
+        assert_eq!(next(), (mark(7), TensorData::default()));
+        assert_eq!(next().1.len(), 5000);
+        assert_eq!(next(), (mark(8), TensorData::default()));
     }
 
     #[test]

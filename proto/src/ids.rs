@@ -45,6 +45,21 @@ numeric_id!(
     "tensor {}"
 );
 
+numeric_id!(
+    /// What the lead gives to one push of the asynchronous modes: the number of the step whose slots it
+    /// computes, from 1. A ticket belongs to one sequence number of one incarnation for ever.
+    Ticket(u64),
+    "ticket {}"
+);
+
+impl Ticket {
+    /// The step whose data, lr and decay are the push's.
+    #[must_use]
+    pub fn step(self) -> Step {
+        Step(self.0)
+    }
+}
+
 impl Step {
     /// The initialization.
     pub const ZERO: Step = Step(0);

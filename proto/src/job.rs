@@ -19,13 +19,66 @@ pub enum Combine {
     Sum,
 }
 
-/// When a step is applied. The other modes of the contract are reserved.
+/// When a step is applied. `local` of the contract is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// When every slot is in.
+    /// When every slot is in, or a quorum of them.
     #[default]
     Sync,
+    /// Each push at once; no worker starts more than so many of its own pushes ahead of the slowest.
+    Bounded,
+    /// Each push at once.
+    Async,
+}
+
+impl Mode {
+    /// Whether workers push with tickets, each by itself.
+    #[must_use]
+    pub fn has_tickets(self) -> bool {
+        matches!(self, Mode::Bounded | Mode::Async)
+    }
+
+    /// As the job file writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Sync => "sync",
+            Mode::Bounded => "bounded",
+            Mode::Async => "async",
+        }
+    }
+}
+
+/// When steps are applied: `mode`, `quorum` and `staleness` of the job file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+pub struct Consistency {
+    /// The mode.
+    pub mode: Mode,
+    /// Sync: slots that make a step; `None`: all of them.
+    pub quorum: Option<u32>,
+    /// Bounded: how many of its own pushes a worker may be ahead of the slowest.
+    pub staleness: Option<u64>,
+}
+
+impl Consistency {
+    /// The quorum, if it is less than all `slots`: otherwise there is nothing to choose.
+    #[must_use]
+    pub fn partial_quorum(self, slots: u32) -> Option<u32> {
+        self.quorum.filter(|quorum| *quorum < slots)
+    }
+
+    /// Why the trained bits depend on who was fast (promise P2 is off); `None` when they do not.
+    #[must_use]
+    pub fn why_not_reproducible(self, slots: u32) -> Option<&'static str> {
+        match self.mode {
+            Mode::Bounded | Mode::Async => Some("pushes are applied in the order in which they come"),
+            Mode::Sync if self.partial_quorum(slots).is_some() => {
+                Some("the slots that come first make a step: which they are depends on who is fast")
+            }
+            Mode::Sync => None,
+        }
+    }
 }
 
 /// How tensor data travels on step streams, by direction: `[wire]` of the job file.
@@ -82,7 +135,7 @@ pub struct JobDescription {
     /// How slots combine.
     pub combine: Combine,
     /// When a step is applied.
-    pub mode: Mode,
+    pub consistency: Consistency,
     /// `[model]`, `[data]` and `[training]` of the job file as TOML; empty when it has none.
     pub workload_toml: String,
     /// Revision of the job file.
@@ -91,4 +144,13 @@ pub struct JobDescription {
     pub optimizer_toml: String,
     /// How tensor data travels.
     pub wire: Wire,
+}
+
+impl JobDescription {
+    /// Why the trained bits depend on who computed what, or when (promise P2 is off); `None` when they
+    /// do not.
+    #[must_use]
+    pub fn why_not_reproducible(&self) -> Option<&'static str> {
+        self.consistency.why_not_reproducible(self.slots).or(self.wire.why_not_reproducible())
+    }
 }

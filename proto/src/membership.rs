@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use crate::blocks::BlockId;
 use crate::contribution::Contribution;
 use crate::hello::Hello;
-use crate::ids::{ServerIndex, Step};
+use crate::ids::{ServerIndex, Step, Ticket};
 use crate::manifest::Manifest;
 use crate::placement::{Placement, ServerAddress};
 use crate::refusal::Refusal;
@@ -68,10 +68,61 @@ pub enum Order {
     Finish(Step),
     /// The sums over the whole model that the servers waited for.
     Total(Total),
+    /// With a quorum: exactly these slots make the step up. Every block holds them all.
+    Close {
+        /// The step under way.
+        step: Step,
+        /// Its slots, ascending.
+        slots: Vec<u32>,
+    },
+    /// Take no push with these tickets any more, and say what became of them.
+    Void(Vec<Ticket>),
     /// Tell which slots this step lacks: [`Report::Missing`].
     AskMissing(Step),
     /// End with this step, or say which later one cannot be undercut: [`Report::LastStep`].
     LastStep(Step),
+}
+
+/// What became of pushes on one server since its last report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PushesReport {
+    /// Tickets applied on all its blocks.
+    pub done: Vec<Ticket>,
+    /// Answers to [`Order::Void`].
+    pub voided: Vec<VoidedTicket>,
+    /// Staleness of updates of blocks (the version at the update minus the one that the gradient was
+    /// computed at), with how many updates were of it.
+    pub update_staleness: Vec<(u64, u64)>,
+}
+
+impl PushesReport {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.voided.is_empty() && self.update_staleness.is_empty()
+    }
+}
+
+/// What a server did with a push before its ticket was void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VoidedTicket {
+    /// The ticket.
+    pub ticket: Ticket,
+    /// Blocks that had taken the push: it counts there.
+    pub applied: u64,
+    /// Blocks that had not, and now never will.
+    pub missing: u64,
+}
+
+/// What the lead answers to a worker that asks for a ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TicketAnswer {
+    /// Compute this one.
+    Granted(Ticket),
+    /// Not yet: ask again.
+    Wait,
+    /// Every ticket is done or void.
+    Finished(Step),
 }
 
 /// How much waits on a server.
@@ -143,6 +194,15 @@ pub enum Report {
     Halted(Refusal),
     /// Its part of a norm over the whole model.
     Partial(Partial),
+    /// With a quorum: slots of the step under way that all its blocks have, told once each.
+    Slots {
+        /// The step.
+        step: Step,
+        /// The slots.
+        slots: Vec<u32>,
+    },
+    /// News of pushes.
+    Pushes(PushesReport),
     /// Slots that some of its blocks lack of a step; none when it is complete.
     Missing(Step, Vec<SlotRange>),
     /// The step it ends with.

@@ -8,12 +8,14 @@ use std::num::NonZeroU64;
 use bytes::Bytes;
 
 use crate::blocks::BlockId;
-use crate::contribution::{Acknowledgement, BlockWeights, Contribution, Outcome, Payload};
+use crate::contribution::{Acknowledgement, BlockWeights, Contribution, Outcome, Payload, Push};
 use crate::hello::{Fingerprint, Hello};
-use crate::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex};
-use crate::job::{Combine, JobDescription, Mode, Wire};
+use crate::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex, Ticket};
+use crate::job::{Combine, Consistency, JobDescription, Mode, Wire};
 use crate::manifest::{Dtype, Manifest, Role, Tensor};
-use crate::membership::{Assignment, Notice, Operation, Order, Partial, Report, ServerLoad, Total};
+use crate::membership::{
+    Assignment, Notice, Operation, Order, Partial, PushesReport, Report, ServerLoad, TicketAnswer, Total, VoidedTicket,
+};
 use crate::placement::{Placement, ServerAddress};
 use crate::refusal::{Refusal, RefusalCause};
 use crate::slots::SlotRange;
@@ -202,8 +204,8 @@ impl From<Contribution> for v1::Contribution {
             weight: contribution.weight,
             dtype: v1::Dtype::from(dtype).into(),
             data: bytes,
-            ticket: 0,
-            sequence: 0,
+            ticket: contribution.push.map_or(0, |push| push.ticket.0),
+            sequence: contribution.push.map_or(0, |push| push.sequence),
         }
     }
 }
@@ -213,9 +215,14 @@ impl From<Contribution> for v1::Contribution {
 /// # Errors
 /// A [`Refusal`] of what the message alone shows to be wrong.
 pub fn read_contribution(wire: v1::Contribution) -> Result<Contribution, Refusal> {
-    if wire.ticket != 0 || wire.sequence != 0 {
-        return Err(unimplemented("a ticketed contribution (asynchronous modes)"));
-    }
+    let push = match (wire.ticket, wire.sequence) {
+        (0, 0) => None,
+        (ticket, sequence) if ticket > 0 && sequence > 0 => Some(Push { ticket: Ticket(ticket), sequence }),
+        (ticket, sequence) => {
+            let found = format!("ticket {ticket}, sequence {sequence}");
+            return Err(Refusal::mismatch(RefusalCause::Malformed, "push", "both from 1, or both 0", found));
+        }
+    };
     let kind = wire.kind();
     let payload = match kind {
         v1::ContributionKind::Dense => Payload::Dense(Encoded { dtype: read_dtype(wire.dtype)?, bytes: wire.data }),
@@ -256,6 +263,7 @@ pub fn read_contribution(wire: v1::Contribution) -> Result<Contribution, Refusal
         slots: read_slots(wire.slots)?,
         weight: wire.weight,
         payload,
+        push,
     })
 }
 
@@ -304,6 +312,7 @@ impl From<Acknowledgement> for v1::Acknowledgement {
             slots: Some(ack.slots.into()),
             outcome: outcome.into(),
             durable_step: ack.durable_step.0,
+            ticket: ack.ticket.map_or(0, |ticket| ticket.0),
         }
     }
 }
@@ -329,6 +338,7 @@ pub fn read_acknowledgement(wire: v1::Acknowledgement) -> Result<Acknowledgement
         slots: read_slots(wire.slots)?,
         outcome,
         durable_step: Step(wire.durable_step),
+        ticket: (wire.ticket > 0).then_some(Ticket(wire.ticket)),
     })
 }
 
@@ -385,7 +395,12 @@ impl From<&JobDescription> for v1::JobDescription {
             Combine::WeightedMean => v1::Combine::WeightedMean,
             Combine::Sum => v1::Combine::Sum,
         };
-        let Mode::Sync = job.mode;
+        let Consistency { mode, quorum, staleness } = job.consistency;
+        let mode = match mode {
+            Mode::Sync => v1::Mode::Sync,
+            Mode::Bounded => v1::Mode::Bounded,
+            Mode::Async => v1::Mode::Async,
+        };
         v1::JobDescription {
             protocol_version: crate::PROTOCOL_VERSION,
             job_id: job.id.0.clone(),
@@ -395,11 +410,13 @@ impl From<&JobDescription> for v1::JobDescription {
             steps: job.steps,
             block_elements: job.block_elements,
             combine: combine.into(),
-            mode: v1::Mode::Sync.into(),
+            mode: mode.into(),
             workload_toml: job.workload_toml.clone(),
             spec_revision: job.spec_revision,
             optimizer_toml: job.optimizer_toml.clone(),
             wire: Some((&job.wire).into()),
+            quorum,
+            staleness,
         }
     }
 }
@@ -424,9 +441,7 @@ pub fn read_job(wire: Option<v1::JobDescription>) -> Result<JobDescription, Refu
             ));
         }
     };
-    if wire.mode() != v1::Mode::Sync {
-        return Err(unimplemented(wire.mode().as_str_name()));
-    }
+    let consistency = read_consistency(&wire)?;
     if wire.slots == 0 || wire.slots > SLOTS_MAX {
         return Err(Refusal::mismatch(RefusalCause::Malformed, "slots", format!("1 to {SLOTS_MAX}"), wire.slots));
     }
@@ -438,12 +453,35 @@ pub fn read_job(wire: Option<v1::JobDescription>) -> Result<JobDescription, Refu
         steps: wire.steps,
         block_elements: wire.block_elements,
         combine,
-        mode: Mode::Sync,
+        consistency,
         workload_toml: wire.workload_toml,
         spec_revision: wire.spec_revision,
         optimizer_toml: wire.optimizer_toml,
         wire: read_wire(wire.wire)?,
     })
+}
+
+/// Reads when steps are applied. What does not belong to the mode is refused, not passed over.
+fn read_consistency(wire: &v1::JobDescription) -> Result<Consistency, Refusal> {
+    let malformed =
+        |what, expected: String, found: String| Err(Refusal::mismatch(RefusalCause::Malformed, what, expected, found));
+    let mode = match wire.mode() {
+        v1::Mode::Sync => Mode::Sync,
+        v1::Mode::Bounded => Mode::Bounded,
+        v1::Mode::Async => Mode::Async,
+        other => return Err(unimplemented(other.as_str_name())),
+    };
+    let consistency = Consistency { mode, quorum: wire.quorum, staleness: wire.staleness };
+    match (mode, consistency.quorum, consistency.staleness) {
+        (Mode::Sync, Some(quorum), None) if quorum == 0 || quorum > wire.slots => {
+            malformed("quorum", format!("1 to {}", wire.slots), quorum.to_string())
+        }
+        (Mode::Sync, _, None) | (Mode::Bounded, None, Some(_)) | (Mode::Async, None, None) => Ok(consistency),
+        (mode, quorum, staleness) => {
+            let expected = "quorum with sync only, staleness with bounded and only there".to_owned();
+            malformed("mode", expected, format!("{} with quorum {quorum:?}, staleness {staleness:?}", mode.name()))
+        }
+    }
 }
 
 impl From<&Wire> for v1::Wire {
@@ -539,6 +577,10 @@ impl From<Order> for v1::ServerOrder {
             Order::Total(Total { step, stage, sums: [first, second] }) => {
                 Wire::TotalSums(v1::TotalSums { step: step.0, stage, first, second })
             }
+            Order::Close { step, slots } => Wire::CloseStep(v1::CloseStep { step: step.0, slots }),
+            Order::Void(tickets) => {
+                Wire::VoidTickets(v1::VoidTickets { tickets: tickets.into_iter().map(|ticket| ticket.0).collect() })
+            }
             Order::AskMissing(step) => Wire::AskMissing(v1::AskMissing { step: step.0 }),
             Order::LastStep(step) => Wire::LastStep(v1::LastStep { step: step.0 }),
         };
@@ -569,6 +611,8 @@ pub fn read_order(wire: v1::ServerOrder) -> Result<Order, Refusal> {
         Wire::TotalSums(total) => {
             Order::Total(Total { step: Step(total.step), stage: total.stage, sums: [total.first, total.second] })
         }
+        Wire::CloseStep(close) => Order::Close { step: Step(close.step), slots: close.slots },
+        Wire::VoidTickets(void) => Order::Void(void.tickets.into_iter().map(Ticket).collect()),
         Wire::AskMissing(ask) => Order::AskMissing(Step(ask.step)),
         Wire::LastStep(last) => Order::LastStep(Step(last.step)),
     })
@@ -603,6 +647,8 @@ impl From<Report> for v1::ServerReport {
                     blocks: blocks.into_iter().map(sums).collect(),
                 })
             }
+            Report::Slots { step, slots } => Wire::SlotsComplete(v1::SlotsComplete { step: step.0, slots }),
+            Report::Pushes(pushes) => Wire::Pushes(pushes.into()),
         };
         v1::ServerReport { report: Some(report) }
     }
@@ -636,7 +682,65 @@ pub fn read_report(wire: v1::ServerReport) -> Result<Report, Refusal> {
             let blocks = partial.blocks.into_iter().map(sums).collect::<Result<_, Refusal>>()?;
             Report::Partial(Partial { step: Step(partial.step), stage: partial.stage, blocks })
         }
+        Wire::SlotsComplete(complete) => Report::Slots { step: Step(complete.step), slots: complete.slots },
+        Wire::Pushes(pushes) => Report::Pushes(pushes.into()),
     })
+}
+
+// ---- tickets ----
+
+impl From<PushesReport> for v1::PushesReport {
+    fn from(report: PushesReport) -> v1::PushesReport {
+        let voided =
+            |VoidedTicket { ticket, applied, missing }| v1::VoidedTicket { ticket: ticket.0, applied, missing };
+        v1::PushesReport {
+            done: report.done.into_iter().map(|ticket| ticket.0).collect(),
+            voided: report.voided.into_iter().map(voided).collect(),
+            update_staleness: report
+                .update_staleness
+                .into_iter()
+                .map(|(staleness, updates)| v1::StalenessCount { staleness, updates })
+                .collect(),
+        }
+    }
+}
+
+impl From<v1::PushesReport> for PushesReport {
+    fn from(wire: v1::PushesReport) -> PushesReport {
+        let voided =
+            |v1::VoidedTicket { ticket, applied, missing }| VoidedTicket { ticket: Ticket(ticket), applied, missing };
+        PushesReport {
+            done: wire.done.into_iter().map(Ticket).collect(),
+            voided: wire.voided.into_iter().map(voided).collect(),
+            update_staleness: wire.update_staleness.into_iter().map(|count| (count.staleness, count.updates)).collect(),
+        }
+    }
+}
+
+impl From<TicketAnswer> for v1::TicketResponse {
+    fn from(answer: TicketAnswer) -> v1::TicketResponse {
+        use v1::ticket_response::Answer as Wire;
+        let answer = match answer {
+            TicketAnswer::Granted(ticket) => Wire::Granted(ticket.0),
+            TicketAnswer::Wait => Wire::Wait(v1::TicketWait {}),
+            TicketAnswer::Finished(step) => Wire::Finished(v1::Finished { step: step.0 }),
+        };
+        v1::TicketResponse { answer: Some(answer) }
+    }
+}
+
+/// Reads the answer to a request for a ticket.
+///
+/// # Errors
+/// `MALFORMED` for an empty one, or ticket 0.
+pub fn read_ticket_answer(wire: v1::TicketResponse) -> Result<TicketAnswer, Refusal> {
+    use v1::ticket_response::Answer as Wire;
+    match required(wire.answer, "answer")? {
+        Wire::Granted(0) => Err(Refusal::mismatch(RefusalCause::Malformed, "ticket", "from 1", 0)),
+        Wire::Granted(ticket) => Ok(TicketAnswer::Granted(Ticket(ticket))),
+        Wire::Wait(v1::TicketWait {}) => Ok(TicketAnswer::Wait),
+        Wire::Finished(finished) => Ok(TicketAnswer::Finished(Step(finished.step))),
+    }
 }
 
 impl From<ServerLoad> for v1::ServerLoad {
@@ -689,6 +793,7 @@ mod tests {
             slots: SlotRange { begin: 4, end: 8 },
             weight: 4.0,
             payload: Payload::Dense(Encoded::f32(&[1, 2, 3, 4][..])),
+            push: None,
         }
     }
 
@@ -700,6 +805,9 @@ mod tests {
             let sent = Contribution { payload, ..contribution() };
             assert_eq!(read_contribution(sent.clone().into()), Ok(sent));
         }
+        let push = Some(Push { ticket: Ticket(5), sequence: 2 });
+        let sent = Contribution { push, ..contribution() };
+        assert_eq!(read_contribution(sent.clone().into()), Ok(sent));
     }
 
     #[test]
@@ -709,8 +817,6 @@ mod tests {
         for wire in [
             v1::Contribution { kind: v1::ContributionKind::Rows.into(), ..good.clone() },
             v1::Contribution { kind: v1::ContributionKind::Delta.into(), ..good.clone() },
-            v1::Contribution { ticket: 1, ..good.clone() },
-            v1::Contribution { sequence: 1, ..good.clone() },
             v1::Contribution { block: Some(sparse), ..good.clone() },
         ] {
             assert_eq!(read_contribution(wire).unwrap_err().cause, RefusalCause::Unimplemented);
@@ -738,6 +844,8 @@ mod tests {
         let good = v1::Contribution::from(contribution());
         for (wire, cause) in [
             (v1::Contribution { block: None, ..good.clone() }, RefusalCause::Malformed),
+            (v1::Contribution { ticket: 1, ..good.clone() }, RefusalCause::Malformed),
+            (v1::Contribution { sequence: 1, ..good.clone() }, RefusalCause::Malformed),
             (v1::Contribution { slots: None, ..good.clone() }, RefusalCause::Malformed),
             (
                 v1::Contribution { slots: Some(v1::SlotRange { begin: 3, end: 3 }), ..good.clone() },
@@ -765,13 +873,50 @@ mod tests {
             steps: 5,
             block_elements: 64,
             combine: Combine::WeightedMean,
-            mode: Mode::Sync,
+            consistency: Consistency { quorum: Some(3), ..Consistency::default() },
             workload_toml: "[model]".to_owned(),
             spec_revision: 6,
             optimizer_toml: "lr = 0.1".to_owned(),
             wire: Wire { gradients: Dtype::Bf16, weights: Dtype::F32 },
         };
-        assert_eq!(read_job(Some((&job).into())), Ok(job));
+        let bounded = Consistency { mode: Mode::Bounded, staleness: Some(0), quorum: None };
+        let asynchronous = Consistency { mode: Mode::Async, ..Consistency::default() };
+        for consistency in [job.consistency, bounded, asynchronous] {
+            let job = JobDescription { consistency, ..job.clone() };
+            assert_eq!(read_job(Some((&job).into())), Ok(job));
+        }
+        for (mode, quorum, staleness) in [
+            (Mode::Sync, Some(5), None),
+            (Mode::Sync, Some(0), None),
+            (Mode::Sync, None, Some(1)),
+            (Mode::Bounded, None, None),
+            (Mode::Bounded, Some(4), Some(1)),
+            (Mode::Async, Some(4), None),
+            (Mode::Async, None, Some(1)),
+        ] {
+            let job = JobDescription { consistency: Consistency { mode, quorum, staleness }, ..job.clone() };
+            assert_eq!(read_job(Some((&job).into())).unwrap_err().cause, RefusalCause::Malformed, "{job:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_tickets_and_quorums_survives_the_wire() {
+        let pushes = PushesReport {
+            done: vec![Ticket(3), Ticket(9)],
+            voided: vec![VoidedTicket { ticket: Ticket(4), applied: 2, missing: 7 }],
+            update_staleness: vec![(0, 5), (3, 1)],
+        };
+        for report in [Report::Pushes(pushes), Report::Slots { step: Step(4), slots: vec![2, 0] }] {
+            assert_eq!(read_report(report.clone().into()), Ok(report));
+        }
+        for order in [Order::Void(vec![Ticket(1), Ticket(8)]), Order::Close { step: Step(2), slots: vec![1, 3] }] {
+            assert_eq!(read_order(order.clone().into()), Ok(order));
+        }
+        for answer in [TicketAnswer::Granted(Ticket(7)), TicketAnswer::Wait, TicketAnswer::Finished(Step(9))] {
+            assert_eq!(read_ticket_answer(answer.into()), Ok(answer));
+        }
+        let nothing = v1::TicketResponse { answer: Some(v1::ticket_response::Answer::Granted(0)) };
+        assert_eq!(read_ticket_answer(nothing).unwrap_err().cause, RefusalCause::Malformed);
     }
 
     proptest! {

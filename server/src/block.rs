@@ -9,6 +9,7 @@
 //! its sender has every block at t, so nobody needs t - 1 once that step is applied.
 
 mod gathering;
+mod pushes;
 mod sum;
 mod update;
 mod weights;
@@ -18,15 +19,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use halflife_optim::{Optimizer, Plane, PlaneSpec, TensorRule};
 use halflife_proto::blocks::BlockId;
-use halflife_proto::contribution::{Contribution, Outcome, Payload};
-use halflife_proto::ids::Step;
-use halflife_proto::job::{Combine, Wire};
+use halflife_proto::contribution::{Contribution, Outcome, Payload, Push};
+use halflife_proto::ids::{Step, Ticket};
+use halflife_proto::job::{Combine, Consistency, Wire};
 use halflife_proto::manifest::Role;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
 use halflife_proto::tensor_codec::{Dtype, Encoded};
 
 use gathering::{Gathering, Held};
+pub use pushes::Settled;
+use pushes::{Pushed, Pushes};
 pub use sum::Summer;
 pub use update::{Applied, Update, Waiting};
 pub use weights::{Version, WeightsBuffer};
@@ -59,9 +62,23 @@ pub struct Rules {
     pub steps: Step,
     /// How tensor data travels.
     pub wire: Wire,
+    /// When steps are applied.
+    pub consistency: Consistency,
 }
 
 impl Rules {
+    /// Whether each push is applied by itself.
+    #[must_use]
+    pub fn has_tickets(&self) -> bool {
+        self.consistency.mode.has_tickets()
+    }
+
+    /// Whether the lead says which slots make a step: with a quorum below all of them.
+    #[must_use]
+    pub fn has_quorum(&self) -> bool {
+        self.consistency.partial_quorum(self.slots.slots()).is_some()
+    }
+
     /// A buffer for a version of a block's weights.
     fn weights_buffer(&self, elements: usize) -> WeightsBuffer {
         WeightsBuffer::new(elements, self.wire.weights)
@@ -90,6 +107,8 @@ pub struct Block {
 #[derive(Debug)]
 struct State {
     gathering: Gathering,
+    /// What the asynchronous modes have instead of gathering.
+    pushes: Pushes,
     /// Newest weights; `None` before the initialization.
     current: Option<Version>,
     /// The step before.
@@ -125,6 +144,7 @@ impl Block {
         };
         let state = State {
             gathering: Gathering::new(rules.slots),
+            pushes: Pushes::default(),
             current: None,
             previous: None,
             planes: Some(planes),
@@ -208,9 +228,9 @@ impl Block {
     /// A [`Refusal`] with what was expected and what came; the block is unchanged.
     pub fn contribute(&self, contribution: Contribution) -> Result<Contributed, Refusal> {
         if let Payload::Dense(data) = &contribution.payload {
-            self.check_encoding(data, contribution.step, contribution.slots)?;
+            self.check_encoding(data, &contribution)?;
         }
-        if contribution.step == Step::ZERO {
+        if is_initial(&contribution) {
             return self.initialize(&contribution);
         }
         if !self.changes() {
@@ -228,12 +248,12 @@ impl Block {
             Payload::Absent | Payload::Nonfinite => 0.0,
         };
         let weighted =
-            self.rules.combine == Combine::WeightedMean && !self.contribution_dtype(contribution.step).is_lossy();
+            self.rules.combine == Combine::WeightedMean && !self.contribution_dtype(&contribution).is_lossy();
         if !magnitude_max.is_finite() && (contribution.slots.count() > 1 || weighted) {
             // Each slot was finite, or it would have come as nonfinite: it is their sum that overflowed
             // on its way here, which must end as it would have ended here. (What a lossy wire cannot
             // carry, weighted or not, comes as nonfinite too.)
-            let (step, slots) = (contribution.step, contribution.slots);
+            let (step, slots) = (step_of(&contribution), contribution.slots);
             let message = format!("the gradient sum of {step}, {slots} overflows f32 in {}", self.id);
             return Ok(Contributed::Halt(Refusal::new(RefusalCause::NonfiniteData, message)));
         }
@@ -242,12 +262,15 @@ impl Block {
             let expected = "finite values (a slot with NaN or infinity is sent as nonfinite)";
             return Err(Refusal::mismatch(RefusalCause::NonfiniteData, what, expected, magnitude_max));
         }
-        self.gather(contribution, magnitude_max)
+        match contribution.push {
+            Some(push) => self.take_push(contribution, push, magnitude_max),
+            None => self.gather(contribution, magnitude_max),
+        }
     }
 
     /// Dtype and size, and that nothing was rounded after it was summed.
-    fn check_encoding(&self, data: &Encoded, step: Step, slots: SlotRange) -> Result<(), Refusal> {
-        let dtype = self.contribution_dtype(step);
+    fn check_encoding(&self, data: &Encoded, contribution: &Contribution) -> Result<(), Refusal> {
+        let dtype = self.contribution_dtype(contribution);
         let what = || format!("data of {}", self.id);
         if data.dtype != dtype {
             return Err(Refusal::mismatch(RefusalCause::WrongDtype, what(), dtype, data.dtype));
@@ -258,17 +281,19 @@ impl Block {
             let found = format!("{} bytes", data.bytes.len());
             return Err(Refusal::mismatch(RefusalCause::WrongSize, what(), expected, found));
         }
-        if dtype.is_lossy() && slots.count() > 1 {
+        // A push is all slots at once: where order decides the bits, there are none to keep by encoding
+        // each slot alone.
+        if dtype.is_lossy() && contribution.slots.count() > 1 && contribution.push.is_none() {
             let what = format!("slots of a dense {dtype} contribution");
-            return Err(Refusal::mismatch(RefusalCause::MisalignedSlots, what, "a single slot", slots));
+            return Err(Refusal::mismatch(RefusalCause::MisalignedSlots, what, "a single slot", contribution.slots));
         }
         Ok(())
     }
 
     /// The dtype in which data for this block comes. Initial weights are the f32 masters themselves.
-    fn contribution_dtype(&self, step: Step) -> Dtype {
-        match (step, &self.change) {
-            (Step::ZERO, _) => Dtype::F32,
+    fn contribution_dtype(&self, contribution: &Contribution) -> Dtype {
+        match (is_initial(contribution), &self.change) {
+            (true, _) => Dtype::F32,
             (_, Change::Averaged) => self.rules.wire.contributions(&Role::Buffer),
             (_, Change::Optimized(_) | Change::Never) => self.rules.wire.contributions(&Role::Trainable),
         }
@@ -276,6 +301,7 @@ impl Block {
 
     fn check_node(&self, contribution: &Contribution) -> Result<(), Refusal> {
         let Contribution { slots, weight, .. } = *contribution;
+        self.check_mode(contribution)?;
         if !self.rules.slots.is_node(slots) {
             let expected = format!("a node of the tree over {} slots", self.rules.slots.slots());
             return Err(Refusal::mismatch(RefusalCause::MisalignedSlots, "slot range", expected, slots));
@@ -287,6 +313,27 @@ impl Block {
             return Err(Refusal::mismatch(RefusalCause::InvalidWeight, what, count, weight));
         }
         Ok(())
+    }
+
+    /// That the contribution is of the job's mode, and of the slots that the mode takes at once.
+    fn check_mode(&self, contribution: &Contribution) -> Result<(), Refusal> {
+        let (rules, slots) = (&self.rules, contribution.slots);
+        let mode = rules.consistency.mode.name();
+        let what = || format!("contribution to {} (job.mode = {mode:?})", self.id);
+        match contribution.push {
+            Some(push) if !rules.has_tickets() => {
+                Err(Refusal::mismatch(RefusalCause::Malformed, what(), "no ticket", push.ticket))
+            }
+            None if rules.has_tickets() => Err(Refusal::mismatch(RefusalCause::Malformed, what(), "a ticket", "none")),
+            Some(_) if slots != rules.slots.root() => {
+                Err(Refusal::mismatch(RefusalCause::MisalignedSlots, what(), rules.slots.root(), slots))
+            }
+            None if rules.has_quorum() && slots.count() > 1 => {
+                let expected = "a single slot, since a quorum chooses among slots";
+                Err(Refusal::mismatch(RefusalCause::MisalignedSlots, what(), expected, slots))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn gather(&self, contribution: Contribution, magnitude_max: f32) -> Result<Contributed, Refusal> {
@@ -308,17 +355,101 @@ impl Block {
                 step,
             ));
         }
+        let closes = self.rules.has_quorum();
         if state.planes.is_none() {
-            return Ok(Contributed::Noted(Outcome::Duplicate)); // the step is whole and being computed
+            // The step is whole, or its slots are fixed, and it is being computed.
+            return Ok(Contributed::Noted(if closes { Outcome::AlreadyApplied } else { Outcome::Duplicate }));
         }
         let outcome = state.gathering.add(Held { slots, weight, payload, magnitude_max });
-        if outcome == Outcome::Duplicate || !state.gathering.is_complete() {
+        if outcome == Outcome::Duplicate || closes || !state.gathering.is_complete() {
             return Ok(Contributed::Noted(outcome));
         }
         if let Some(refusal) = self.reason_to_halt(step, &state) {
             return Ok(Contributed::Halt(refusal));
         }
         Ok(Contributed::Ready(outcome, self.start_update(&mut state, step)))
+    }
+
+    /// With a quorum: makes `step` up of exactly these slots; `None` when it is done already.
+    ///
+    /// # Errors
+    /// `NOT_READY` when a slot is missing, which whoever closes the step had been told is here.
+    pub fn close(&self, step: Step, slots: &[u32]) -> Result<Option<Contributed>, Refusal> {
+        let mut state = self.lock();
+        let under_way = state.current.as_ref().is_some_and(|current| current.step.next() == step);
+        if !under_way || state.planes.is_none() {
+            return Ok(None);
+        }
+        let found = state.gathering.keep(slots);
+        if found < slots.len() {
+            let (what, expected) = (format!("slots of {step} in {}", self.id), format!("all of {slots:?}"));
+            return Err(Refusal::mismatch(RefusalCause::NotReady, what, expected, format!("{found} of them")));
+        }
+        if let Some(refusal) = self.reason_to_halt(step, &state) {
+            return Ok(Some(Contributed::Halt(refusal)));
+        }
+        Ok(Some(Contributed::Ready(Outcome::Added, self.start_update(&mut state, step))))
+    }
+
+    // ---- the asynchronous modes ----
+
+    /// Takes a push: it is applied at once, or behind those that came before it.
+    fn take_push(&self, contribution: Contribution, push: Push, magnitude_max: f32) -> Result<Contributed, Refusal> {
+        let (ticket, read) = (push.ticket, contribution.step);
+        let mut state = self.lock();
+        let Some(current) = &state.current else {
+            return Err(Refusal::new(RefusalCause::NotInitialized, format!("{} has no weights yet", self.id)));
+        };
+        let ahead = |what: String, expected: String, found: String| {
+            Err(Refusal::mismatch(RefusalCause::StepAhead, what, expected, found))
+        };
+        if ticket.step() > self.rules.steps {
+            let expected = format!("at most ticket {}", self.rules.steps.0);
+            return ahead(format!("push to {}", self.id), expected, ticket.to_string());
+        }
+        if read > current.step {
+            let what = format!("version of {} that a gradient was computed at", self.id);
+            return ahead(what, format!("at most {}", current.step.0), read.0.to_string());
+        }
+        let nonfinite = matches!(contribution.payload, Payload::Nonfinite);
+        if nonfinite && self.rules.nonfinite == NonfinitePolicy::Stop {
+            let message = format!("the gradient of {ticket} held NaN or infinity (job.nonfinite = \"stop\")");
+            return Ok(Contributed::Halt(Refusal::new(RefusalCause::NonfiniteData, message)));
+        }
+        if !state.pushes.close(ticket) {
+            let pending = state.pushes.is_pending(ticket);
+            return Ok(Contributed::Noted(if pending { Outcome::Duplicate } else { Outcome::AlreadyApplied }));
+        }
+        let Contribution { slots, weight, payload, .. } = contribution;
+        let pushed = Pushed { ticket, read, held: Held { slots, weight, payload, magnitude_max } };
+        if state.pushes.applying.is_some() {
+            state.pushes.waiting.push_back(pushed);
+            return Ok(Contributed::Noted(Outcome::Added));
+        }
+        Ok(Contributed::Ready(Outcome::Added, self.start_push(&mut state, pushed)))
+    }
+
+    fn start_push(&self, state: &mut State, pushed: Pushed) -> Update {
+        let Pushed { ticket, read, held } = pushed;
+        state.gathering.add(held);
+        let update = self.start_update(state, ticket.step());
+        let staleness = update.before.step.0 - read.0;
+        state.pushes.applying = Some(Settled { ticket, staleness });
+        update
+    }
+
+    /// The push whose update is [installed](Block::install) and published, and the next update, if one waits.
+    /// Called once for each; only then may the next begin, so that versions are published in order.
+    pub fn settle(&self) -> (Option<Settled>, Option<Update>) {
+        let mut state = self.lock();
+        let settled = state.pushes.applying.take();
+        let next = state.pushes.waiting.pop_front();
+        (settled, next.map(|pushed| self.start_push(&mut state, pushed)))
+    }
+
+    /// Takes no push with this ticket any more; whether one had been taken, which then counts.
+    pub fn void(&self, ticket: Ticket) -> bool {
+        !self.lock().pushes.close(ticket)
     }
 
     /// Why a complete step must not be applied, if so.
@@ -349,14 +480,18 @@ impl Block {
         )
     }
 
+    /// `step` is the one whose lr and decay it is applied with. The version it makes is the next one, which
+    /// is the same but in the asynchronous modes.
     fn start_update(&self, state: &mut State, step: Step) -> Update {
+        let before = state.current.clone().expect("a block that gathers has weights");
         Update {
             rules: self.rules.clone(),
             change: self.change.clone(),
             step,
+            version: before.step.next(),
             updates: state.updates,
             held: state.gathering.take(),
-            before: state.current.clone().expect("a block that gathers has weights"),
+            before,
             recycled: state.previous.take().and_then(Version::reclaim),
             planes: state.planes.take().expect("a block that gathers has its planes"),
         }
@@ -424,13 +559,24 @@ impl Block {
     /// Bytes of gradient data waiting for the rest of their step.
     #[must_use]
     pub fn gathered_bytes(&self) -> usize {
-        self.lock().gathering.bytes()
+        let state = self.lock();
+        state.gathering.bytes() + state.pushes.bytes()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is a few assignments that cannot panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether it sets the block's first weights.
+fn is_initial(contribution: &Contribution) -> bool {
+    contribution.step == Step::ZERO && contribution.push.is_none()
+}
+
+/// The step whose slots it is of.
+fn step_of(contribution: &Contribution) -> Step {
+    contribution.push.map_or(contribution.step, |push| push.ticket.step())
 }
 
 /// Planes as they are before the first update. A rule that needs whole tensors keeps the planes of a
@@ -444,5 +590,7 @@ fn initial_planes(optimizer: &Optimizer, id: BlockId, elements: usize, shape: &[
     optimizer.planes().iter().map(|spec| Plane::new(spec, length(spec))).collect()
 }
 
+#[cfg(test)]
+mod mode_tests;
 #[cfg(test)]
 mod tests;

@@ -6,9 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use halflife_optim::{Optimizer, OptimizerConfig};
+use halflife_optim::{Optimizer, OptimizerConfig, Reduction};
 use halflife_proto::blocks::{BLOCK_ELEMENTS_DEFAULT, BLOCK_ELEMENTS_MAX};
-use halflife_proto::job::{Combine, Mode, Wire};
+use halflife_proto::job::{Combine, Consistency, Mode, Wire};
 use halflife_proto::strict_toml;
 use halflife_proto::wire::SLOTS_MAX;
 use halflife_proto::workload::{DataSettings, ModelSettings, TrainingSettings, Workload};
@@ -49,6 +49,12 @@ pub struct JobSection {
     /// When a step is applied.
     #[serde(default)]
     pub mode: Mode,
+    /// With `sync`: slots that make a step, the first so many that every server has; all without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<u32>,
+    /// With `bounded`, and needed there: how many of its own pushes a worker may start ahead of the slowest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staleness: Option<u64>,
     /// How slots combine.
     #[serde(default)]
     pub combine: Combine,
@@ -63,6 +69,14 @@ pub struct JobSection {
     /// Without it the first worker initializes by seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_from: Option<PathBuf>,
+}
+
+impl JobSection {
+    /// When steps are applied.
+    #[must_use]
+    pub fn consistency(&self) -> Consistency {
+        Consistency { mode: self.mode, quorum: self.quorum, staleness: self.staleness }
+    }
 }
 
 fn default_slots() -> u32 {
@@ -165,6 +179,19 @@ pub enum ConfigError {
         /// What came.
         found: String,
     },
+    /// An optimizer that cannot be applied push by push.
+    #[error(
+        "{origin}: job.mode = \"{mode}\": expected an optimizer that needs no norm over more than a block, found {found}: \
+         there each block of a push is applied by itself, as soon as it comes"
+    )]
+    NeedsNorms {
+        /// Where the text came from.
+        origin: String,
+        /// The mode.
+        mode: &'static str,
+        /// What it needs.
+        found: &'static str,
+    },
     /// A section that does not hold together.
     #[error("{origin}: {message}")]
     Invalid {
@@ -227,8 +254,11 @@ impl JobSpec {
             _ => return Err(invalid("expected all of [model], [data] and [training], or none".to_owned())),
         };
         check_ranges(origin, &file.job, &file.membership)?;
+        check_consistency(origin, &file.job)?;
         check_wire(origin, file.wire)?;
-        Optimizer::new(&file.optimizer, file.job.steps).map_err(|error| invalid(format!("[optimizer]: {error}")))?;
+        let optimizer = Optimizer::new(&file.optimizer, file.job.steps)
+            .map_err(|error| invalid(format!("[optimizer]: {error}")))?;
+        check_applies_by_block(origin, file.job.mode, &optimizer)?;
         let JobFile { job, membership, wire, optimizer, .. } = file;
         Ok(JobSpec { job, membership, wire, optimizer, workload })
     }
@@ -305,6 +335,42 @@ fn check_ranges(origin: &str, job: &JobSection, membership: &MembershipSection) 
     Ok(())
 }
 
+/// What does not belong to the mode is refused: a setting that nobody reads would mislead.
+fn check_consistency(origin: &str, job: &JobSection) -> Result<(), ConfigError> {
+    let out_of_range = |key, expected: String, found: String| {
+        Err(ConfigError::OutOfRange { origin: origin.to_owned(), key, expected, found })
+    };
+    match (job.mode, job.quorum, job.staleness) {
+        (Mode::Sync, Some(quorum), _) if quorum == 0 || quorum > job.slots => {
+            out_of_range("job.quorum", format!("1 to {} (job.slots)", job.slots), quorum.to_string())
+        }
+        (Mode::Bounded | Mode::Async, Some(quorum), _) => {
+            out_of_range("job.quorum", format!("none with mode = {:?}", job.mode.name()), quorum.to_string())
+        }
+        (Mode::Bounded, _, None) => out_of_range(
+            "job.staleness",
+            "a number of pushes, from 0, with mode = \"bounded\"".to_owned(),
+            "none".to_owned(),
+        ),
+        (Mode::Sync | Mode::Async, _, Some(staleness)) => {
+            out_of_range("job.staleness", format!("none with mode = {:?}", job.mode.name()), staleness.to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_applies_by_block(origin: &str, mode: Mode, optimizer: &Optimizer) -> Result<(), ConfigError> {
+    let found = match optimizer.reductions().first() {
+        _ if !mode.has_tickets() => return Ok(()),
+        _ if optimizer.needs_whole_tensors() => "one that needs whole tensors",
+        Some(Reduction::GlobalNorm) => "a norm over the model",
+        Some(Reduction::TensorNorm) => "a norm over each tensor",
+        Some(Reduction::TrustRatio) => "a trust ratio for each tensor",
+        None => return Ok(()),
+    };
+    Err(ConfigError::NeedsNorms { origin: origin.to_owned(), mode: mode.name(), found })
+}
+
 fn check_wire(origin: &str, wire: Wire) -> Result<(), ConfigError> {
     if Wire::WEIGHT_DTYPES.contains(&wire.weights) {
         return Ok(());
@@ -338,6 +404,51 @@ fn parse_value(text: &str) -> toml::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ADAMW: &str = "preset = \"pytorch-adamw\"\nlr = 0.1";
+
+    fn job(settings: &str, optimizer: &str) -> Result<JobSpec, ConfigError> {
+        let text = format!("[job]\nname = \"j\"\nsteps = 9\nslots = 4\n{settings}\n[optimizer]\n{optimizer}\n");
+        JobSpec::parse("a job", &text, &[])
+    }
+
+    #[test]
+    fn a_mode_takes_its_own_settings_and_no_others() {
+        let refused = |settings: &str| job(settings, ADAMW).unwrap_err().to_string();
+        for (settings, expected, found) in [
+            ("quorum = 0", "job.quorum: expected 1 to 4", "found 0"),
+            ("quorum = 5", "job.quorum: expected 1 to 4", "found 5"),
+            ("staleness = 1", "job.staleness: expected none with mode = \"sync\"", "found 1"),
+            ("mode = \"bounded\"", "job.staleness: expected a number of pushes", "found none"),
+            ("mode = \"bounded\"\nstaleness = 1\nquorum = 2", "job.quorum: expected none", "found 2"),
+            ("mode = \"async\"\nstaleness = 1", "job.staleness: expected none with mode = \"async\"", "found 1"),
+            ("mode = \"async\"\nquorum = 4", "job.quorum: expected none with mode = \"async\"", "found 4"),
+        ] {
+            let error = refused(settings);
+            assert!(error.contains(expected) && error.contains(found), "{settings}: {error}");
+        }
+        for settings in ["quorum = 1", "quorum = 4", "mode = \"bounded\"\nstaleness = 0", "mode = \"async\""] {
+            let spec = job(settings, ADAMW).unwrap();
+            assert_eq!(JobSpec::parse("again", &spec.to_toml(), &[]).unwrap(), spec, "{settings}");
+        }
+    }
+
+    #[test]
+    fn what_needs_norms_over_more_than_a_block_is_refused_where_pushes_are_applied_by_block() {
+        let clip = "algorithm = \"adam\"\nlr = 0.1\ngradient = [{ op = \"clip_global_norm\", max_norm = 1.0, form = \"optax\" }]";
+        for (optimizer, found) in [
+            ("preset = \"optax-lamb\"\nlr = 0.1", "found a trust ratio"),
+            ("preset = \"pytorch-adafactor\"\nlr = 0.1", "found one that needs whole tensors"),
+            (clip, "found a norm over the model"),
+        ] {
+            job("quorum = 2", optimizer).unwrap();
+            for mode in ["mode = \"async\"", "mode = \"bounded\"\nstaleness = 1"] {
+                let error = job(mode, optimizer).unwrap_err();
+                assert!(matches!(error, ConfigError::NeedsNorms { .. }), "{error}");
+                assert!(error.to_string().contains(found), "{error}");
+            }
+        }
+    }
 
     #[test]
     fn the_optimizer_that_workers_are_told_is_the_jobs() {

@@ -68,6 +68,7 @@ impl Data for DataService {
             slots: SlotRange { begin: 0, end: 1 },
             weight: 1.0,
             payload: Payload::Dense(data),
+            push: None,
         })?;
         Ok(Response::new(acknowledgement.into()))
     }
@@ -151,7 +152,7 @@ async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, o
     while !outbox.is_closed() {
         match incoming.message::<v1::StepRequest>().await {
             Ok(Some((request, data))) => {
-                if let Some(reply) = answer(&shard, request, data) {
+                if let Some(reply) = answer(&shard, &outbox, request, data) {
                     outbox.reply(reply);
                 }
                 shard.has_room().await;
@@ -168,8 +169,12 @@ async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, o
 }
 
 /// The reply a request needs, if any: contributions that count are answered by the step's weights.
-fn answer(shard: &Arc<Shard>, request: v1::StepRequest, data: TensorData) -> Option<Message> {
+fn answer(shard: &Arc<Shard>, outbox: &Outbox, request: v1::StepRequest, data: TensorData) -> Option<Message> {
     let contribution = match request.message {
+        Some(step_request::Message::Mark(v1::Mark { number })) => {
+            outbox.mark(number);
+            return None;
+        }
         Some(step_request::Message::Contribution(contribution)) => {
             wire::read_contribution(v1::Contribution { data: data.into_contiguous(), ..contribution })
         }

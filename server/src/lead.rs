@@ -6,8 +6,11 @@
 mod assignment;
 pub mod control_service;
 mod initial_weights;
+mod quorum;
 mod state;
 mod status;
+mod ticket_desk;
+mod tickets;
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
@@ -30,11 +33,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::{error, info, warn};
 
 pub use initial_weights::{InitialWeights, InitialWeightsError};
+pub use quorum::Quorum;
 pub use state::{Demand, LeadState, Phase, Settings};
+pub use tickets::{Consequences, Tickets};
 
 use crate::config::JobSpec;
 use crate::shard::Identity;
 use state::{Effect, Heard};
+use ticket_desk::TicketDesk;
 
 /// The lead's decisions, for the simulator that carries them out in virtual time.
 #[cfg(feature = "simulation")]
@@ -56,7 +62,8 @@ fn demand(spec: &JobSpec, optimizer: &Optimizer) -> Demand {
         Dtype::I8Scaled => 2, // a byte and its share of the scales
     };
     let state_bytes = 2 * (f32 + coded) + planes + summed;
-    Demand { state_bytes, gradient_bytes, slots: u64::from(spec.job.slots) }
+    let (slots, pushes) = if spec.job.mode.has_tickets() { (0, 1) } else { (u64::from(spec.job.slots), 0) };
+    Demand { state_bytes, gradient_bytes, slots, pushes }
 }
 
 /// How often silence is looked for.
@@ -73,6 +80,7 @@ pub struct Lead {
     inner: Mutex<Inner>,
     /// Changes whenever the state may have; for whoever waits for a phase.
     changed: watch::Sender<()>,
+    tickets: TicketDesk,
 }
 
 #[derive(Debug)]
@@ -95,9 +103,12 @@ impl Lead {
             block_elements: spec.job.block_elements,
             initial_tensors: initial_weights.as_ref().map(InitialWeights::shapes),
             lease: Duration::from_millis(spec.membership.lease_ms),
+            consistency: spec.job.consistency(),
             demand: demand(&spec, &optimizer),
         };
-        if let Some(why) = spec.wire.why_not_reproducible() {
+        let consistency = spec.job.consistency();
+        let why = consistency.why_not_reproducible(spec.job.slots).or(spec.wire.why_not_reproducible());
+        if let Some(why) = why {
             warn!("P2 is off, the trained bits depend on who computed what: {why}");
         }
         let inner = Inner { state: LeadState::new(settings), servers: HashMap::new() };
@@ -109,6 +120,7 @@ impl Lead {
             started: Instant::now(),
             inner: Mutex::new(inner),
             changed: watch::Sender::new(()),
+            tickets: TicketDesk::default(),
         })
     }
 
@@ -136,7 +148,7 @@ impl Lead {
             steps: job.steps,
             block_elements: job.block_elements,
             combine: job.combine,
-            mode: job.mode,
+            consistency: job.consistency(),
             workload_toml: self.spec.workload_toml(),
             spec_revision: 0,
             optimizer_toml: self.spec.optimizer_toml(),
@@ -209,6 +221,8 @@ impl Lead {
                     Report::Placed(_) => state.placed(index),
                     Report::Complete(step) => state.complete(index, step),
                     Report::Partial(partial) => state.partial(partial),
+                    Report::Slots { step, slots } => state.slots_complete(index, step, &slots),
+                    Report::Pushes(pushes) => state.pushes(index, &pushes),
                     Report::Halted(refusal) => {
                         error!(%index, %refusal, "a server has halted");
                         state.halted(refusal)
@@ -293,6 +307,7 @@ impl Lead {
                     tokio::spawn(async move { weights.send(generation, &manifest, &placement, &servers).await });
                 }
             }
+            Effect::TicketReady(worker) => self.tickets.call(worker),
             Effect::Warn(message) => warn!("{message}"),
         }
     }

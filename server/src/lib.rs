@@ -8,7 +8,8 @@
 //! - [`shard`] is the part of a job one server holds; [`node`] carries out the lead's orders on it;
 //!   [`follower`] is the link of a server that does not lead.
 //! - [`block`] is one block: what it has gathered, the canonical sum, the update, its versions.
-//! - `reduction` is the way of rules that need norms over more than a block.
+//! - `reduction` is the way of rules that need norms over more than a block. `slot_tally` and `push_tally` count what
+//!   the lead is told with a quorum and in the asynchronous modes; [`staleness`] is how stale gradients are.
 //! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
 //! - [`operator`] is how a person looks at a job and acts on it.
 //! - [`config`] reads the job file; [`explain`] says what it means. `registry` is the one file that touches dashmap.
@@ -33,10 +34,13 @@ pub mod planted;
 #[cfg(not(feature = "planted-bugs"))]
 mod planted;
 mod progress;
+mod push_tally;
 mod reduction;
 mod registry;
 pub mod server;
 pub mod shard;
+mod slot_tally;
+pub mod staleness;
 pub mod step_edge;
 
 pub use config::{ConfigError, JobSpec};

@@ -49,6 +49,7 @@ impl Node {
     pub async fn run(self, mut orders: mpsc::Receiver<Order>, reports: mpsc::Sender<Report>) -> NodeEnd {
         let mut standing: Option<watch::Receiver<Standing>> = None;
         let mut partials: Option<watch::Receiver<Option<Partial>>> = None;
+        let mut news: Option<watch::Receiver<()>> = None;
         let mut reported = Standing::default();
         let mut load_told = ServerLoad::default();
         let mut load_due = tokio::time::interval(LOAD_INTERVAL);
@@ -78,6 +79,7 @@ impl Node {
                             followed.mark_changed();
                             standing = Some(followed);
                             partials = Some(shard.partials());
+                            news = Some(shard.news());
                             if reports.send(Report::Placed(version)).await.is_err() {
                                 return NodeEnd::LeadLost;
                             }
@@ -92,6 +94,13 @@ impl Node {
                 },
                 Some(Some(partial)) = changed(&mut partials) => {
                     if reports.send(Report::Partial(partial)).await.is_err() {
+                        return NodeEnd::LeadLost;
+                    }
+                }
+                Some(()) = changed(&mut news) => {
+                    if let Some(report) = self.place.get().and_then(|shard| shard.take_news())
+                        && reports.send(report).await.is_err()
+                    {
                         return NodeEnd::LeadLost;
                     }
                 }
@@ -131,6 +140,18 @@ impl Node {
             Order::Total(total) => {
                 if let Some(shard) = self.place.get() {
                     shard.supply(total);
+                }
+                Ok(None)
+            }
+            Order::Close { step, slots } => {
+                if let Some(shard) = self.place.get() {
+                    shard.close(step, &slots)?;
+                }
+                Ok(None)
+            }
+            Order::Void(tickets) => {
+                if let Some(shard) = self.place.get() {
+                    shard.void(&tickets);
                 }
                 Ok(None)
             }

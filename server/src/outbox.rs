@@ -1,8 +1,8 @@
 //! What waits to be sent to one worker: weights by reference, and a few replies.
 //!
 //! Bounded by construction (DESIGN.md rule 9): of each block at most the version a joiner starts
-//! from and one newer version are queued; a newer one takes the place of the one before. Replies
-//! are bounded in number; a peer that asks for more than it reads is cut off.
+//! from and one newer version are queued; a newer one takes the place of the one before. Replies and
+//! marks are bounded in number; a peer that asks for more than it reads is cut off.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -34,10 +34,21 @@ struct State {
     replies: VecDeque<Message>,
     /// Versions a joiner starts from; sent before anything newer.
     baseline: VecDeque<(BlockId, Version)>,
-    order: VecDeque<BlockId>,
+    /// What is sent after the baseline, in this order.
+    order: VecDeque<Queued>,
     newest: HashMap<BlockId, Version>,
+    /// How many of the queued are marks.
+    marks: usize,
     end: Option<Option<Status>>,
     waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Queued {
+    /// The newest version of a block.
+    Weights(BlockId),
+    /// A mark on its way back.
+    Mark(u64),
 }
 
 impl Outbox {
@@ -56,8 +67,21 @@ impl Outbox {
             Some(waiting) => waiting.clone_from(version),
             None => {
                 state.newest.insert(block, version.clone());
-                state.order.push_back(block);
+                state.order.push_back(Queued::Weights(block));
             }
+        }
+        state.wake();
+    }
+
+    /// Sends a mark back behind the weights that wait now; ends the session when too many wait.
+    pub fn mark(&self, number: u64) {
+        let mut state = self.lock();
+        if state.marks >= REPLIES_MAX {
+            let message = format!("{REPLIES_MAX} marks wait to be read");
+            state.end.get_or_insert(Some(Refusal::new(RefusalCause::OutOfMemory, message).into()));
+        } else {
+            state.marks += 1;
+            state.order.push_back(Queued::Mark(number));
         }
         state.wake();
     }
@@ -104,10 +128,17 @@ impl State {
         if let Some(reply) = self.replies.pop_front() {
             return Some(framing::message(&v1::StepResponse { message: Some(reply) }));
         }
-        let (block, version) = self.baseline.pop_front().or_else(|| {
-            let block = self.order.pop_front()?;
-            Some((block, self.newest.remove(&block)?))
-        })?;
+        let (block, version) = match self.baseline.pop_front() {
+            Some(first) => first,
+            None => match self.order.pop_front()? {
+                Queued::Weights(block) => (block, self.newest.remove(&block)?),
+                Queued::Mark(number) => {
+                    self.marks -= 1;
+                    let message = Some(Message::Mark(v1::Mark { number }));
+                    return Some(framing::message(&v1::StepResponse { message }));
+                }
+            },
+        };
         let (step, lr, decay) = (version.step, version.lr, version.decay);
         let (dtype, data) = version.to_send();
         let weights = BlockWeights { block, generation, step, dtype, data: data.into(), lr, decay };
@@ -206,6 +237,32 @@ mod tests {
         outbox.send_baseline(block(0), version(1));
         outbox.send_baseline(block(1), version(1));
         assert_eq!(drain(&outbox), [(0, 1), (1, 1), (0, 2)]);
+    }
+
+    #[test]
+    fn a_mark_comes_back_behind_what_waited_when_it_came() {
+        let outbox = Outbox::default();
+        outbox.send_weights(block(1), &version(1));
+        outbox.send_baseline(block(0), version(0));
+        outbox.mark(7);
+        outbox.send_weights(block(0), &version(2));
+        outbox.send_weights(block(1), &version(3));
+        let (mut state, mut heads) = (outbox.lock(), Heads::default());
+        let told: Vec<_> = std::iter::from_fn(|| state.next(Generation(1), &mut heads))
+            .map(|framed| match read(framed) {
+                Some(Message::Weights(weights)) => format!("step {}", weights.step),
+                Some(Message::Mark(mark)) => format!("mark {}", mark.number),
+                other => panic!("unexpected {other:?}"),
+            })
+            .collect();
+        assert_eq!(told, ["step 0", "step 3", "mark 7", "step 2"]);
+    }
+
+    #[test]
+    fn marks_that_nobody_reads_are_bounded() {
+        let outbox = Outbox::default();
+        (0..=REPLIES_MAX as u64).for_each(|number| outbox.mark(number));
+        assert!(outbox.is_closed());
     }
 
     #[test]

@@ -11,16 +11,16 @@ mod inspection;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use halflife_optim::{Optimizer, Reduction};
 use halflife_proto::PROTOCOL_VERSION;
 use halflife_proto::blocks::{BlockId, all_blocks};
-use halflife_proto::contribution::{Acknowledgement, BlockWeights, Contribution, Outcome};
+use halflife_proto::contribution::{Acknowledgement, BlockWeights, Contribution, Outcome, Push};
 use halflife_proto::hello::{Fingerprint, Hello};
-use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex};
+use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex, Ticket};
 use halflife_proto::manifest::{Manifest, Role, Tensor};
-use halflife_proto::membership::{Partial, ServerLoad, Total};
+use halflife_proto::membership::{Partial, Report, ServerLoad, Total, VoidedTicket};
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
@@ -28,13 +28,15 @@ use halflife_proto::tensor_codec::Dtype;
 use tokio::sync::watch;
 
 use crate::block::{Applied, Block, Change, Contributed, Rules, Summer, Update, Version, Waiting};
-use crate::compute::{Compute, Job};
+use crate::compute::{Compute, INLINE_WORK_MAX, Job};
 use crate::config::JobSpec;
 use crate::outbox::Outbox;
 use crate::planted::{Bug, planted};
 use crate::progress::Progress;
+use crate::push_tally::PushTally;
 use crate::reduction::{Collecting, Next, Round};
 use crate::registry::{Blocks, SessionId, Sessions};
+use crate::slot_tally::SlotTally;
 #[cfg(feature = "simulation")]
 pub use inspection::BlockInspection;
 
@@ -127,6 +129,20 @@ pub struct Shard {
     collecting: Mutex<Collecting>,
     /// One at a time is under way: the next follows only on the total of the one before.
     partials: watch::Sender<Option<Partial>>,
+    tally: Tally,
+    /// Changes whenever the tally has something to tell the lead.
+    news: watch::Sender<()>,
+}
+
+/// What is counted for the lead besides whole steps.
+#[derive(Debug)]
+enum Tally {
+    /// Nothing: every slot makes a step.
+    Steps,
+    /// With a quorum.
+    Slots(Mutex<SlotTally>),
+    /// In the asynchronous modes.
+    Pushes(Mutex<PushTally>),
 }
 
 impl Shard {
@@ -152,6 +168,7 @@ impl Shard {
             nonfinite: spec.job.nonfinite,
             steps: Step(spec.job.steps),
             wire: spec.wire,
+            consistency: spec.job.consistency(),
         });
         let blocks = Blocks::default();
         let (mut count, mut changing, mut optimized) = (0, 0, 0);
@@ -173,6 +190,11 @@ impl Shard {
         let reductions = rules.optimizer.reductions();
         let progress = Progress::new(count, changing, rules.steps);
         let standing = Standing { complete: standing_step(&progress, rules.steps), ..Standing::default() };
+        let tally = match (rules.has_tickets(), rules.has_quorum()) {
+            (true, _) => Tally::Pushes(Mutex::new(PushTally::new(changing))),
+            (false, true) => Tally::Slots(Mutex::new(SlotTally::new(changing, rules.slots.slots()))),
+            (false, false) => Tally::Steps,
+        };
         Ok(Arc::new(Shard {
             identity,
             rules,
@@ -187,6 +209,8 @@ impl Shard {
             optimized,
             collecting: Mutex::default(),
             partials: watch::Sender::new(None),
+            tally,
+            news: watch::Sender::new(()),
         }))
     }
 
@@ -208,10 +232,15 @@ impl Shard {
         self.standing.subscribe()
     }
 
-    /// Newest step complete on all blocks here.
+    /// Newest step complete on all blocks here; in the asynchronous modes, the oldest of their versions.
     #[must_use]
     pub fn complete(&self) -> Option<Step> {
-        self.with_progress(|progress| progress.complete())
+        let complete = self.with_progress(|progress| progress.complete())?;
+        if !self.rules.has_tickets() {
+            return Some(complete);
+        }
+        let changing = self.blocks.all().into_iter().filter(|block| block.changes());
+        changing.map(|block| block.current().map(|version| version.step)).min().unwrap_or(Some(complete))
     }
 
     // ---- contributions ----
@@ -231,10 +260,12 @@ impl Shard {
             ));
         }
         let block = self.find(contribution.block)?;
-        let Contribution { step, slots, .. } = contribution;
-        self.check_not_ahead(step)?;
+        let Contribution { step, slots, push, .. } = contribution;
+        if !self.rules.has_tickets() {
+            self.check_not_ahead(step)?;
+        }
         let outcome = match block.contribute(contribution)? {
-            Contributed::Noted(outcome) => outcome,
+            Contributed::Noted(outcome) => self.noted(outcome, step, slots, push)?,
             Contributed::Initialized => {
                 if let Some(version) = block.current() {
                     self.publish(&block, &version);
@@ -250,8 +281,86 @@ impl Shard {
                 return Err(Refusal::new(RefusalCause::JobStopped, refusal.to_string()));
             }
         };
-        let generation = self.identity.generation;
-        Ok(Acknowledgement { block: block.id(), generation, step, slots, outcome, durable_step: Step::ZERO })
+        let (generation, ticket) = (self.identity.generation, push.map(|push| push.ticket));
+        Ok(Acknowledgement { block: block.id(), generation, step, slots, outcome, durable_step: Step::ZERO, ticket })
+    }
+
+    /// What is to be done with a contribution that the block has noted.
+    fn noted(&self, outcome: Outcome, step: Step, slots: SlotRange, push: Option<Push>) -> Result<Outcome, Refusal> {
+        match (&self.tally, outcome, push) {
+            (Tally::Slots(tally), Outcome::Added, _) => {
+                if lock(tally).added(step, slots.begin) {
+                    self.news.send_replace(());
+                }
+            }
+            // A void ticket is closed on every block, so that only what is not new can be of one.
+            (Tally::Pushes(tally), Outcome::Duplicate | Outcome::AlreadyApplied, Some(push))
+                if lock(tally).is_void(push.ticket) =>
+            {
+                let message = format!("{} is void: its worker was taken for dead, or has left", push.ticket);
+                return Err(Refusal::new(RefusalCause::Fenced, message));
+            }
+            _ => {}
+        }
+        Ok(outcome)
+    }
+
+    // ---- what the lead decides ----
+
+    /// Makes `step` up of exactly these slots.
+    ///
+    /// # Errors
+    /// When the job has to stop, or a block lacks one of them: then it has to, too.
+    pub fn close(self: &Arc<Self>, step: Step, slots: &[u32]) -> Result<(), Refusal> {
+        let mut small = Vec::new();
+        for block in self.blocks.all().into_iter().filter(|block| block.changes()) {
+            match block.close(step, slots)? {
+                Some(Contributed::Ready(_, update)) if update.work() > INLINE_WORK_MAX => self.compute(block, update),
+                Some(Contributed::Ready(_, update)) => small.push((block, update)),
+                Some(Contributed::Halt(refusal)) => {
+                    self.halt(refusal.clone());
+                    return Err(refusal);
+                }
+                _ => {}
+            }
+        }
+        // All at once, since together they may be too much for a thread of the runtime.
+        let (shard, work) = (self.clone(), small.iter().map(|(_, update)| update.work()).sum());
+        self.run_later(work, move || {
+            let mut summer = Summer::default();
+            small.into_iter().for_each(|(block, update)| shard.update(block, update, &mut summer));
+        });
+        Ok(())
+    }
+
+    /// Takes no push with these tickets any more, and tells what had become of them.
+    pub fn void(&self, tickets: &[Ticket]) {
+        let Tally::Pushes(tally) = &self.tally else { return };
+        let blocks: Vec<_> = self.blocks.all().into_iter().filter(|block| block.changes()).collect();
+        for ticket in tickets.iter().copied() {
+            // Known as void before any block closes it: whoever finds it closed must be told which.
+            if lock(tally).void(ticket) {
+                let applied = blocks.iter().filter(|block| block.void(ticket)).count() as u64;
+                lock(tally).answer(VoidedTicket { ticket, applied, missing: blocks.len() as u64 - applied });
+            }
+        }
+        self.news.send_replace(());
+    }
+
+    /// Changes whenever [`Shard::take_news`] has something.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    /// What the lead was not told yet.
+    #[must_use]
+    pub fn take_news(&self) -> Option<Report> {
+        match &self.tally {
+            Tally::Steps => None,
+            Tally::Slots(tally) => lock(tally).take_news().map(|(step, slots)| Report::Slots { step, slots }),
+            Tally::Pushes(tally) => lock(tally).take_news().map(Report::Pushes),
+        }
     }
 
     fn find(&self, id: BlockId) -> Result<Arc<Block>, Refusal> {
@@ -313,7 +422,11 @@ impl Shard {
 
     fn update(self: &Arc<Self>, block: Arc<Block>, update: Update, summer: &mut Summer) {
         if !update.needs_norms() {
-            return self.finish(&block, update.run(summer));
+            let mut next = Some(update);
+            while let Some(update) = next {
+                next = self.finish(&block, update.run(summer));
+            }
+            return;
         }
         let waiting = update.reduce(summer);
         let sums = waiting.sums();
@@ -344,7 +457,7 @@ impl Shard {
             Next::Apply(members) => {
                 for (block, waiting) in members {
                     let shard = self.clone();
-                    self.run_later(waiting.work(), move || shard.finish(&block, waiting.apply()));
+                    self.run_later(waiting.work(), move || drop(shard.finish(&block, waiting.apply())));
                 }
             }
         }
@@ -362,7 +475,7 @@ impl Shard {
             self.run_later(work, move || {
                 let (blocks, waiting): (Vec<_>, Vec<_>) = members.into_iter().unzip();
                 for (block, applied) in blocks.iter().zip(Waiting::apply_tensor(waiting, &shape)) {
-                    shard.finish(block, applied);
+                    drop(shard.finish(block, applied));
                 }
             });
         }
@@ -379,9 +492,20 @@ impl Shard {
         self.partials.subscribe()
     }
 
-    fn finish(self: &Arc<Self>, block: &Block, applied: Applied) {
+    /// Makes an update seen. In the asynchronous modes the next may wait for it already.
+    fn finish(self: &Arc<Self>, block: &Block, applied: Applied) -> Option<Update> {
         let version = block.install(applied);
-        self.publish(block, &version);
+        let Tally::Pushes(tally) = &self.tally else {
+            self.publish(block, &version);
+            return None;
+        };
+        // Sent before it is counted: once the lead knows of it, it is in front of any mark to come.
+        self.sessions.send_weights(block.id(), &version);
+        let (settled, next) = block.settle();
+        if settled.is_some_and(|settled| lock(tally).settled(settled)) {
+            self.news.send_replace(());
+        }
+        next
     }
 
     /// Counts the block, then sends it: whoever holds the last block of a step must find the server
@@ -461,7 +585,8 @@ impl Shard {
     // ---- reading ----
 
     /// Opens a session that begins with the weights of `from_step` (`None`: the newest step
-    /// complete here) and then gets every newer version.
+    /// complete here; in the asynchronous modes each block's newest version, whatever was asked for) and
+    /// then gets every newer version.
     ///
     /// # Errors
     /// `STEP_GONE` when the weights of that step are not kept any more.
@@ -469,6 +594,14 @@ impl Shard {
         // First in the list, then the baseline: a version that appears in between comes twice
         // rather than never.
         let id = self.sessions.open(outbox.clone());
+        if self.rules.has_tickets() {
+            for block in self.blocks.all() {
+                if let Some(version) = block.current() {
+                    outbox.send_baseline(block.id(), version);
+                }
+            }
+            return Ok(id);
+        }
         // In the middle of the initialization there is no complete step, but blocks that have weights.
         let step = from_step.or(self.complete()).unwrap_or(Step::ZERO);
         for block in self.blocks.all() {
@@ -504,6 +637,9 @@ impl Shard {
         plane: Option<&str>,
         step: Option<Step>,
     ) -> Result<(Step, Vec<BlockWeights>), Refusal> {
+        if self.rules.has_tickets() {
+            return self.pull_versions(ids, plane, step);
+        }
         let not_initialized = || Refusal::new(RefusalCause::NotInitialized, "the weights are not initialized yet");
         // A server whose blocks never change is at every step.
         let complete =
@@ -525,6 +661,44 @@ impl Shard {
         };
         Ok((step, ids.iter().map(read).collect::<Result<_, Refusal>>()?))
     }
+
+    /// In the asynchronous modes each block counts its own versions: all of `version`, or each its newest.
+    /// With the blocks, the oldest version among those that change.
+    fn pull_versions(
+        &self,
+        ids: &[BlockId],
+        plane: Option<&str>,
+        version: Option<Step>,
+    ) -> Result<(Step, Vec<BlockWeights>), Refusal> {
+        let generation = self.identity.generation;
+        let mut oldest: Option<Step> = None;
+        let read = |id: &BlockId| {
+            let block = self.find(*id)?;
+            let current = block
+                .current()
+                .ok_or_else(|| Refusal::new(RefusalCause::NotInitialized, format!("{id} has no weights yet")))?;
+            let found = match version {
+                None => current,
+                Some(version) => block.at(version).ok_or_else(|| step_gone(&block, version))?,
+            };
+            let data = match plane {
+                None => found.bytes(),
+                Some(name) => block.plane_at(name, found.step)?,
+            };
+            if block.changes() {
+                oldest = Some(oldest.map_or(found.step, |oldest| oldest.min(found.step)));
+            }
+            let (dtype, data) = (Dtype::F32, data.into());
+            Ok(BlockWeights { block: *id, generation, step: found.step, dtype, data, lr: found.lr, decay: found.decay })
+        };
+        let blocks = ids.iter().map(read).collect::<Result<_, Refusal>>()?;
+        Ok((oldest.or(version).unwrap_or_default(), blocks))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Tallies' methods do not panic half-way.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn step_gone(block: &Block, step: Step) -> Refusal {

@@ -110,6 +110,7 @@ impl Bench {
                     slots: SlotRange { begin: slot, end: slot + 1 },
                     weight: 1.0,
                     payload: Payload::Dense(data),
+                    push: None,
                 };
                 messages.push(framing::contribution(contribution, &mut self.heads));
             }

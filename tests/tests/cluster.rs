@@ -179,7 +179,7 @@ fn the_small_blocks_really_are_many_and_on_every_server() {
         steps: spec.job.steps,
         block_elements: spec.job.block_elements,
         combine: spec.job.combine,
-        mode: spec.job.mode,
+        consistency: spec.job.consistency(),
         workload_toml: String::new(),
         spec_revision: 0,
         optimizer_toml: String::new(),

@@ -63,12 +63,18 @@ pub(crate) struct Train {
     #[arg(long, value_name = "N", default_value_t = 0)]
     io_threads: usize,
     #[command(flatten)]
+    slowness: Slowness,
+    #[command(flatten)]
     pub(crate) outputs: Outputs,
 }
 
 impl Train {
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_secs(self.patience)
+    }
+
+    pub(crate) fn delay(&self) -> Duration {
+        self.slowness.delay()
     }
 }
 
@@ -98,16 +104,37 @@ pub(crate) struct Local {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
+    slowness: Slowness,
+    #[command(flatten)]
     pub(crate) outputs: Outputs,
 }
 
 impl Local {
+    /// Of the last worker.
+    pub(crate) fn delay(&self) -> Duration {
+        self.slowness.delay()
+    }
+
     /// All overrides as `key=value`; --servers, --steps and --seed win over --set.
     pub(crate) fn overrides(&self) -> Vec<String> {
         let servers = self.servers.map(|servers| format!("job.servers={servers}"));
         let steps = self.steps.map(|steps| format!("job.steps={steps}"));
         let seed = self.seed.map(|seed| format!("job.seed={seed}"));
         self.set.iter().cloned().chain(servers).chain(steps).chain(seed).collect()
+    }
+}
+
+/// A worker that is slow on purpose, to see what that does to a mode.
+#[derive(Debug, Args)]
+struct Slowness {
+    /// Wait so many milliseconds after each gradient; of `local`, in the last worker.
+    #[arg(long, value_name = "MS", default_value_t = 0, hide = true)]
+    delay_ms: u64,
+}
+
+impl Slowness {
+    fn delay(&self) -> Duration {
+        Duration::from_millis(self.delay_ms)
     }
 }
 

@@ -123,7 +123,7 @@ impl Computation {
 #[cfg(test)]
 mod tests {
     use halflife_proto::ids::{Generation, JobId};
-    use halflife_proto::job::{Mode, Wire};
+    use halflife_proto::job::{Consistency, Wire};
 
     use super::*;
 
@@ -137,7 +137,7 @@ mod tests {
             steps: 10,
             block_elements: 256,
             combine,
-            mode: Mode::Sync,
+            consistency: Consistency::default(),
             workload_toml: text.to_owned(),
             spec_revision: 0,
             optimizer_toml: String::new(),

@@ -45,13 +45,14 @@ pub enum LocalError {
 }
 
 /// Runs `spec` on its number of servers and `workers` workers until it is done or `stop` turns true.
-/// The end is that of worker 0, which also shows progress and evaluates.
+/// The last worker waits for `delay` after each gradient. The end is that of worker 0, which also shows progress and evaluates.
 ///
 /// # Errors
 /// [`LocalError`]: the first server or worker that failed.
 pub async fn run(
     spec: JobSpec,
     workers: NonZeroU32,
+    delay: Duration,
     progress: &mut Progress,
     stop: watch::Receiver<bool>,
 ) -> Result<End, LocalError> {
@@ -63,7 +64,7 @@ pub async fn run(
         ends.spawn(end_of_server(index, server, servers_stopping.clone()));
     }
     let end = tokio::select! {
-        end = work(&url, workers, progress, stop) => end,
+        end = work(&url, workers, delay, progress, stop) => end,
         error = first_failure(&mut ends) => Err(error),
     };
     servers_stop.send_replace(true);
@@ -128,19 +129,22 @@ async fn first_failure(ends: &mut JoinSet<Result<ServerEnd, LocalError>>) -> Loc
 async fn work(
     url: &str,
     workers: NonZeroU32,
+    delay: Duration,
     progress: &mut Progress,
     stop: watch::Receiver<bool>,
 ) -> Result<End, LocalError> {
+    // The last worker is the slow one, which alone is the first.
+    let delay_of = |index: u32| if index + 1 == workers.get() { delay } else { Duration::ZERO };
     let failed = |source| failure(0, source);
     let joined = tokio::select! {
-        joined = Trainer::join(url, options(Evaluate::Always)) => joined.map_err(failed)?,
+        joined = Trainer::join(url, options(Evaluate::Always, delay_of(0))) => joined.map_err(failed)?,
         () = turned_true(stop.clone()) => return Ok(End::Stopped { step: None, steps: None }),
     };
     let mut others = JoinSet::new();
     for index in 1..workers.get() {
-        let (url, stop) = (url.to_owned(), turned_true(stop.clone()));
+        let (url, stop, delay) = (url.to_owned(), turned_true(stop.clone()), delay_of(index));
         others.spawn(async move {
-            let end = train(&url, options(Evaluate::Never), &mut Progress::silent(), stop).await;
+            let end = train(&url, options(Evaluate::Never, delay), &mut Progress::silent(), stop).await;
             end.map(drop).map_err(|source| failure(index, source))
         });
     }
@@ -155,8 +159,8 @@ async fn work(
     Ok(end.expect("the loop ends only after worker 0 has"))
 }
 
-fn options(evaluate: Evaluate) -> TrainOptions {
-    TrainOptions { client: ClientOptions::new(crate::fingerprint()), evaluate }
+fn options(evaluate: Evaluate, delay: Duration) -> TrainOptions {
+    TrainOptions { client: ClientOptions::new(crate::fingerprint()), evaluate, delay }
 }
 
 fn failure(index: u32, source: TrainError) -> LocalError {

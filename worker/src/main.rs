@@ -114,7 +114,9 @@ async fn run_train(arguments: &Train, mut signal: watch::Receiver<Option<Signal>
     let stop = async move {
         first(&mut signal).await;
     };
-    let end = train(&arguments.server, TrainOptions { client, evaluate }, &mut progress, stop).await;
+    let end =
+        train(&arguments.server, TrainOptions { client, evaluate, delay: arguments.delay() }, &mut progress, stop)
+            .await;
     progress.finish();
     Ok(end?)
 }
@@ -126,7 +128,7 @@ async fn run_local(arguments: &Local, signal: watch::Receiver<Option<Signal>>) -
         None => JobSpec::parse(DEFAULT_JOB_NAME, DEFAULT_JOB, &overrides)?,
     };
     let mut progress = Progress::on_stderr();
-    let end = local::run(spec, arguments.workers, &mut progress, stop_flag(signal)).await;
+    let end = local::run(spec, arguments.workers, arguments.delay(), &mut progress, stop_flag(signal)).await;
     progress.finish();
     Ok(end?)
 }

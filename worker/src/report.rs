@@ -3,7 +3,8 @@
 use std::io;
 use std::path::Path;
 
-use halflife_proto::job::Wire;
+use halflife_proto::job::{Consistency, Wire};
+use halflife_proto::v1;
 use serde::Serialize;
 
 use crate::data::Parts;
@@ -90,14 +91,73 @@ pub struct Report {
     pub weights_digest: String,
     /// How tensor data travelled.
     pub wire: Wire,
+    /// When steps were applied.
+    pub consistency: Consistency,
+    /// In the asynchronous modes: what became of the tickets, of all workers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tickets: Option<TicketReport>,
     /// Whether any number of workers and servers would have made the same digest: false where what a
-    /// worker sends depends on what it sent before.
+    /// worker sends depends on what it sent before, and where it matters who was fast.
     pub bit_reproducible: bool,
     /// What can make this worker's bits differ from another's.
     pub fingerprint: String,
 }
 
+/// What became of a job's tickets.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TicketReport {
+    /// Applied on every block.
+    pub done: u64,
+    /// Void because their worker was gone.
+    pub voided: u64,
+    /// Void ones that some blocks had applied.
+    pub torn: u64,
+    /// How far workers were ahead of the slowest when they got a ticket, in their own pushes.
+    pub clock_staleness: Staleness,
+    /// How many updates of a block a gradient had not seen.
+    pub update_staleness: Staleness,
+}
+
+/// A distribution of staleness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Staleness {
+    /// How many there are: tickets, or updates of blocks.
+    pub count: u64,
+    /// The largest.
+    pub max: u64,
+    /// The mean.
+    pub mean: f64,
+    /// Half of all are at most this.
+    pub p50: u64,
+    /// 95 of 100 are.
+    pub p95: u64,
+    /// 99 of 100 are.
+    pub p99: u64,
+}
+
+impl From<v1::TicketStatus> for TicketReport {
+    fn from(status: v1::TicketStatus) -> TicketReport {
+        let staleness = |values: Option<v1::Distribution>| {
+            let v1::Distribution { count, max, mean, p50, p95, p99 } = values.unwrap_or_default();
+            Staleness { count, max, mean, p50, p95, p99 }
+        };
+        TicketReport {
+            done: status.done,
+            voided: status.voided,
+            torn: status.torn,
+            clock_staleness: staleness(status.clock_staleness),
+            update_staleness: staleness(status.update_staleness),
+        }
+    }
+}
+
 impl Report {
+    /// Why another number of workers, or their speed, would have made other bits; `None` when not.
+    #[must_use]
+    pub fn why_not_reproducible(&self) -> Option<&'static str> {
+        self.consistency.why_not_reproducible(self.slots).or(self.wire.why_not_reproducible())
+    }
+
     /// Writes the report as JSON, replacing a file of that name.
     ///
     /// # Errors
@@ -145,6 +205,8 @@ pub(crate) mod tests {
             steps_per_second: 10.0,
             weights_digest: "ab".to_owned(),
             wire: Wire { gradients: Dtype::I8Scaled, weights: Dtype::Bf16 },
+            consistency: Consistency::default(),
+            tickets: None,
             bit_reproducible: false,
             fingerprint: "here".to_owned(),
         }

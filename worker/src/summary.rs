@@ -3,7 +3,7 @@
 use std::fmt;
 
 use halflife_proto::ids::Step;
-use halflife_worker::report::Report;
+use halflife_worker::report::{Report, Staleness, TicketReport};
 
 /// What was trained, how well, how fast, and which bits came out.
 pub(crate) struct Summary<'a>(pub(crate) &'a Report);
@@ -27,8 +27,13 @@ impl fmt::Display for Summary<'_> {
         }
         part(f, "train", last.train_accuracy, last.train_loss, self.0.train_samples)?;
         write!(f, "  weights digest {weights_digest}")?;
-        match self.0.wire.why_not_reproducible() {
-            Some(why) => write!(f, "\n  another number of workers would make other bits: {why}"),
+        if let Some(TicketReport { done, voided, torn, clock_staleness, update_staleness }) = &self.0.tickets {
+            write!(f, "\n  {done} pushes applied, {voided} void ({torn} torn)")?;
+            staleness(f, "clock staleness", clock_staleness)?;
+            staleness(f, "update staleness", update_staleness)?;
+        }
+        match self.0.why_not_reproducible() {
+            Some(why) => write!(f, "\n  other workers would make other bits: {why}"),
             None => Ok(()),
         }
     }
@@ -36,6 +41,11 @@ impl fmt::Display for Summary<'_> {
 
 fn part(f: &mut fmt::Formatter<'_>, name: &str, accuracy: f64, loss: f64, samples: usize) -> fmt::Result {
     writeln!(f, "  {name:<7} accuracy {:6.2} %   loss {loss:.4}   ({samples} samples)", 100.0 * accuracy)
+}
+
+fn staleness(f: &mut fmt::Formatter<'_>, name: &str, values: &Staleness) -> fmt::Result {
+    let Staleness { max, mean, p50, p95, p99, count: _ } = values;
+    write!(f, "\n  {name:<16} mean {mean:.2}, p50 {p50}, p95 {p95}, p99 {p99}, max {max}")
 }
 
 /// Where things stand after a stop.

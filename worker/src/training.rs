@@ -7,7 +7,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use halflife_client::{ClientError, ClientOptions, Lead, Member, WeightsVersion, Work};
 use halflife_proto::ids::{JobId, Step};
@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::computation::{Computation, ComputationError};
 use crate::digest::weights_digest;
 use crate::progress::{Progress, StepSeen};
-use crate::report::{Report, Scores};
+use crate::report::{Report, Scores, TicketReport};
 
 /// Number of the worker that joined first: it shows evaluations where none is asked for a report.
 const FIRST_WORKER: u32 = 0;
@@ -60,6 +60,8 @@ pub struct TrainOptions {
     pub client: ClientOptions,
     /// When scores are computed.
     pub evaluate: Evaluate,
+    /// Waits so long after each gradient: a slow worker, to see what that does to a mode.
+    pub delay: Duration,
 }
 
 /// How a worker's part ended in good order.
@@ -128,6 +130,7 @@ pub struct Trainer {
     manifest: Manifest,
     fingerprint: String,
     evaluates: bool,
+    delay: Duration,
     /// Away while a blocking thread computes with it.
     computation: Option<Computation>,
     seen: Seen,
@@ -150,7 +153,7 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`].
     pub async fn join(url: &str, options: TrainOptions) -> Result<Trainer, TrainError> {
-        let TrainOptions { client, evaluate } = options;
+        let TrainOptions { client, evaluate, delay } = options;
         let fingerprint = client.fingerprint.to_string();
         let lead = Lead::connect(url, client.clone()).await?;
         let job = lead.job().clone();
@@ -181,6 +184,7 @@ impl Trainer {
             manifest,
             fingerprint,
             evaluates,
+            delay,
             computation,
             seen: Seen::default(),
         })
@@ -239,12 +243,12 @@ impl Trainer {
                     self.member.initialize(weights).await?;
                 }
                 Work::Compute { step, nodes, weights } => {
-                    self.seen.note(&weights, self.job.steps, progress);
+                    self.seen.note(&weights, &self.job, progress);
                     self.contribute(step, nodes, &weights).await?;
                     self.evaluate_if_due(&weights, progress).await?;
                 }
                 Work::Finished { weights } => {
-                    self.seen.note(&weights, self.job.steps, progress);
+                    self.seen.note(&weights, &self.job, progress);
                     return Ok(Outcome::Done(weights));
                 }
                 Work::Drained => return Ok(Outcome::Drained),
@@ -261,10 +265,17 @@ impl Trainer {
     ) -> Result<(), TrainError> {
         let (mut loss, mut slots) = (0.0, 0);
         for node in nodes {
+            // With a quorum, a step may be over before a slow worker has all its slots.
+            if slots > 0 && self.member.is_over(step) {
+                break;
+            }
             let weights = Arc::clone(weights);
             let result = self.compute(move |computation| computation.node(step, node, &weights.values)).await?;
             loss += f64::from(result.loss) * f64::from(node.count());
             slots += node.count();
+            if !self.delay.is_zero() {
+                tokio::time::sleep(self.delay).await;
+            }
             self.member.contribute(step, node, result.gradient).await?;
         }
         self.seen.loss = Some((step, (loss / f64::from(slots)) as f32));
@@ -278,9 +289,13 @@ impl Trainer {
         progress: &mut Progress,
     ) -> Result<(), TrainError> {
         let every = self.workload.training.eval_every;
-        let due = every > 0 && weights.step > Step::ZERO && weights.step.0.is_multiple_of(every);
-        let known = self.seen.evaluations.last().is_some_and(|scores| scores.step == weights.step.0);
-        if self.evaluates && due && !known {
+        let last = self.seen.evaluations.last().map_or(0, |scores| scores.step);
+        let due = match self.job.consistency.mode.has_tickets() {
+            // A worker sees the weights of its own tickets only: the first beyond a multiple will do.
+            true => every > 0 && weights.step.0 / every > last / every,
+            false => every > 0 && weights.step > Step::ZERO && weights.step.0.is_multiple_of(every),
+        };
+        if self.evaluates && due && last != weights.step.0 {
             let weights = Arc::clone(weights);
             let scores = self.compute(move |computation| computation.scores(&weights.values, weights.step)).await?;
             progress.evaluation(&scores);
@@ -303,6 +318,10 @@ impl Trainer {
                 Ok::<_, ComputationError>((scores, weights_digest(&manifest, &version.values), samples))
             })
             .await?;
+        let tickets = match self.job.consistency.mode.has_tickets() {
+            true => self.member.status().await?.tickets.map(TicketReport::from),
+            false => None,
+        };
         let mut evaluations = std::mem::take(&mut self.seen.evaluations);
         evaluations.push(scores);
         Ok(Report {
@@ -322,7 +341,9 @@ impl Trainer {
             steps_per_second: steps_seen as f64 / seconds,
             weights_digest: digest,
             wire: self.job.wire,
-            bit_reproducible: self.job.wire.why_not_reproducible().is_none(),
+            consistency: self.job.consistency,
+            tickets,
+            bit_reproducible: self.job.why_not_reproducible().is_none(),
             fingerprint: self.fingerprint.clone(),
         })
     }
@@ -341,11 +362,14 @@ impl Trainer {
 }
 
 impl Seen {
-    fn note(&mut self, weights: &WeightsVersion, steps: u64, progress: &mut Progress) {
+    fn note(&mut self, weights: &WeightsVersion, job: &JobDescription, progress: &mut Progress) {
         self.first.get_or_insert((weights.step, Instant::now()));
         if self.newest.is_none_or(|newest| newest < weights.step) {
             self.newest = Some(weights.step);
-            let loss = self.loss.and_then(|(step, loss)| (step == weights.step).then_some(loss));
+            // With tickets, a worker's newest loss is of a step that others are beyond.
+            let of_this_step = |step| step == weights.step || job.consistency.mode.has_tickets();
+            let loss = self.loss.and_then(|(step, loss)| of_this_step(step).then_some(loss));
+            let steps = job.steps;
             if weights.step > Step::ZERO {
                 progress.step(StepSeen { step: weights.step.0, steps, loss, lr: weights.lr, decay: weights.decay });
             }

@@ -9,7 +9,8 @@ use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::manifest::Manifest;
 use tokio::task::JoinSet;
 
-use super::Member;
+use super::pushing::Pushing;
+use super::{Member, takes_single_slots};
 use crate::assembler::assemble;
 use crate::assembly::Assembly;
 use crate::block_plan::BlockPlan;
@@ -31,7 +32,7 @@ impl Member {
         let Admission { hello, job, tree, placement, urls, unix_sockets, step, number, assignment, heartbeat_every } =
             admission;
         let layout = Arc::new(Layout::new(manifest));
-        let mut work = WorkState::new(tree, job.steps, job.wire.gradients.is_lossy());
+        let mut work = WorkState::new(tree, job.steps, takes_single_slots(&job));
         if let Some(assignment) = assignment {
             let bad = |refusal| ClientError::bad_message(&lead.url, refusal);
             work.assign(assignment).map_err(bad)?;
@@ -46,11 +47,13 @@ impl Member {
             session: SessionHandle::new(work),
             tasks: JoinSet::new(),
             result: None,
+            pushing: Pushing::default(),
+            give_up_after: lead.options.give_up_after,
             hello,
             job,
             layout,
         };
-        let give_up_after = lead.options.give_up_after;
+        let give_up_after = member.give_up_after;
         member.start_heartbeat(heartbeat_every, give_up_after).await?;
         let mut readers = Vec::new();
         for (index, unix_socket) in unix_sockets.iter().enumerate() {
@@ -80,6 +83,10 @@ impl Member {
     fn start_assembler(&mut self, readers: Vec<ServerReader>, give_up_after: Duration) {
         let (plan, elements) = (Arc::clone(&self.plan), self.layout.elements());
         let assembly = Assembly::new(plan, elements, self.job.generation, Step(self.job.steps));
+        let assembly = match self.job.consistency.mode.has_tickets() {
+            true => assembly.with_snapshots(),
+            false => assembly,
+        };
         let reopener = Reopener {
             hello: self.hello.clone(),
             plan: Arc::clone(&self.plan),

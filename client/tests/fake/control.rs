@@ -62,6 +62,10 @@ impl Control for FakeControl {
         Ok(Response::new(UnboundedReceiverStream::new(responses)))
     }
 
+    async fn ticket(&self, _: Request<v1::TicketRequest>) -> Result<Response<v1::TicketResponse>, Status> {
+        Err(refusal(RefusalCause::Unimplemented).into())
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::JobStatus>, Status> {
         let state = self.state.lock().unwrap();
         let step = state.complete(|_| true).map_or(0, |step| step.0);

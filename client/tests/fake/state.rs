@@ -6,7 +6,7 @@ use bytes::Bytes;
 use halflife_proto::blocks::{BlockId, all_blocks, block_count};
 use halflife_proto::contribution::{BlockWeights, Contribution, Payload};
 use halflife_proto::ids::{Generation, JobId, ServerIndex, Step, TensorIndex};
-use halflife_proto::job::{Combine, JobDescription, Mode, Wire};
+use halflife_proto::job::{Combine, Consistency, JobDescription, Wire};
 use halflife_proto::manifest::{Manifest, Role};
 use halflife_proto::placement::Placement;
 use halflife_proto::tensor_codec::{Dtype, encode};
@@ -105,7 +105,7 @@ impl State {
             steps: self.steps,
             block_elements: BLOCK_ELEMENTS,
             combine: Combine::Mean,
-            mode: Mode::Sync,
+            consistency: Consistency::default(),
             workload_toml: String::new(),
             spec_revision: 0,
             optimizer_toml: String::new(),

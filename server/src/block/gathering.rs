@@ -72,6 +72,12 @@ impl Gathering {
         ends.zip(begins).filter_map(|(end, begin)| SlotRange::new(end, begin))
     }
 
+    /// Lets go of all but these single slots; how many of them are held.
+    pub fn keep(&mut self, slots: &[u32]) -> usize {
+        self.held.retain(|held| held.slots.count() == 1 && slots.contains(&held.slots.begin));
+        self.held.len()
+    }
+
     /// What is held, disjoint, in slot order.
     #[must_use]
     pub fn held(&self) -> &[Held] {
@@ -124,6 +130,16 @@ mod tests {
         run(4, &[(0, 2, Added, false), (0, 1, Duplicate, false), (1, 2, Duplicate, false), (2, 4, Added, true)]);
         run(4, &[(0, 1, Added, false), (0, 2, Replaced, false), (3, 4, Added, false), (0, 4, Replaced, true)]);
         run(6, &[(4, 6, Added, false), (4, 5, Duplicate, false), (0, 4, Added, true), (0, 6, Replaced, true)]);
+    }
+
+    #[test]
+    fn what_is_kept_are_the_slots_that_are_named() {
+        let mut gathering = Gathering::new(SlotTree::new(4).unwrap());
+        for slot in [3, 0, 2] {
+            gathering.add(held(slot, slot + 1));
+        }
+        assert_eq!(gathering.keep(&[0, 1, 3]), 2);
+        assert_eq!(gathering.held(), [held(0, 1), held(3, 4)]);
     }
 
     #[test]

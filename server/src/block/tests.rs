@@ -19,6 +19,7 @@ fn rules_of(optimizer: &str, combine: Combine, nonfinite: NonfinitePolicy) -> Ar
         nonfinite,
         steps: Step(10),
         wire: Wire::default(),
+        consistency: Consistency::default(),
     })
 }
 
@@ -27,17 +28,17 @@ fn block(rules: &Arc<Rules>) -> Block {
     Block::new(ID, 2, &[2], Change::Optimized(rule), rules.clone())
 }
 
-fn bytes(values: &[f32]) -> Payload {
+pub(super) fn bytes(values: &[f32]) -> Payload {
     Payload::Dense(Encoded::f32(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>()))
 }
 
-fn contribution(step: u64, slots: (u32, u32), payload: Payload) -> Contribution {
+pub(super) fn contribution(step: u64, slots: (u32, u32), payload: Payload) -> Contribution {
     let slots = SlotRange::new(slots.0, slots.1).unwrap();
     let (generation, weight) = (Generation(1), f64::from(slots.count()));
-    Contribution { block: ID, generation, step: Step(step), slots, weight, payload }
+    Contribution { block: ID, generation, step: Step(step), slots, weight, payload, push: None }
 }
 
-fn initialized(rules: &Arc<Rules>) -> Block {
+pub(super) fn initialized(rules: &Arc<Rules>) -> Block {
     let block = block(rules);
     let first = block.contribute(contribution(0, (0, 1), bytes(&[1.0, 2.0]))).unwrap();
     assert!(matches!(first, Contributed::Initialized));
@@ -52,7 +53,7 @@ fn contribute(block: &Block, contribution: Contribution) -> Result<Option<Versio
     }
 }
 
-fn default_rules() -> Arc<Rules> {
+pub(super) fn default_rules() -> Arc<Rules> {
     rules(Combine::Mean, NonfinitePolicy::Stop)
 }
 

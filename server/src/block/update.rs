@@ -24,7 +24,10 @@ const PLANES_INLINE: usize = 4;
 pub struct Update {
     pub(super) rules: Arc<Rules>,
     pub(super) change: Change,
+    /// The step whose lr and decay it is applied with.
     pub(super) step: Step,
+    /// The version it makes: the same, but in the asynchronous modes.
+    pub(super) version: Step,
     /// Updates the tensor has had before.
     pub(super) updates: u64,
     pub(super) held: Vec<Held>,
@@ -93,7 +96,7 @@ impl Update {
         let (weights, updates) = match self.plan(summer) {
             true => (self.apply(summer), self.updates + 1),
             // Nobody had a gradient for this tensor (or the step is skipped): no update, no decay.
-            false => (self.before.carried_to(self.step), self.updates),
+            false => (self.before.carried_to(self.version), self.updates),
         };
         self.held.clear();
         Applied { weights, planes: self.planes, updates, held: self.held }
@@ -133,7 +136,7 @@ impl Update {
                 (0.0, 0.0)
             }
         };
-        Version::new(self.step, lr, decay, buffer)
+        Version::new(self.version, lr, decay, buffer)
     }
 }
 

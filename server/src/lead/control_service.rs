@@ -131,6 +131,13 @@ impl Control for ControlService {
         Ok(Response::new(status::of(&*self.lead()?)))
     }
 
+    async fn ticket(&self, request: Request<v1::TicketRequest>) -> Result<Response<v1::TicketResponse>, Status> {
+        let lead = self.lead()?;
+        let v1::TicketRequest { hello, sequence } = request.into_inner();
+        let hello = check_worker(&lead, hello)?;
+        Ok(Response::new(lead.ticket(hello.incarnation, sequence).await?.into()))
+    }
+
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
         let lead = self.lead()?;
         let hello = check_worker(&lead, request.into_inner().hello)?;

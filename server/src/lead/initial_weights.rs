@@ -125,6 +125,7 @@ impl InitialWeights {
                 slots,
                 weight: 1.0,
                 payload: Payload::Dense(Encoded::f32(data)),
+                push: None,
             };
             if server.send(Order::Initialize(contribution)).await.is_err() {
                 return; // the server is gone, which the lead hears of by itself

@@ -8,6 +8,7 @@
 //! machine only has to make sure that every slot is assigned to somebody living.
 
 mod memory;
+mod modes;
 mod operate;
 mod progress;
 mod watch;
@@ -20,11 +21,14 @@ use halflife_optim::Sums;
 use halflife_proto::blocks::{BLOCKS_MAX, BlockId, all_blocks, block_count};
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+use halflife_proto::job::Consistency;
 use halflife_proto::manifest::{Manifest, Role};
 use halflife_proto::membership::{Assignment, BlockSums, Notice, Order, Partial, ServerLoad, Total};
 use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
+
+use modes::{Decider, changing_servers};
 
 use super::assignment::split_slots;
 use crate::placement::balance;
@@ -51,6 +55,8 @@ pub struct Settings {
     pub whole_tensors: bool,
     /// Silence after which a worker is taken for dead.
     pub lease: Duration,
+    /// When steps are applied.
+    pub consistency: Consistency,
     /// What decides how much memory the job needs.
     pub demand: Demand,
 }
@@ -66,6 +72,8 @@ pub enum Effect {
     HoldChanged,
     /// Read the initial weights from their file and send them to the servers.
     LoadInitialWeights,
+    /// A worker that was told to wait for a ticket may ask again.
+    TicketReady(Incarnation),
     /// Worth a person's attention.
     Warn(String),
 }
@@ -193,6 +201,9 @@ pub struct LeadState {
     /// Parts of a norm over the model, until every block's is there.
     norm: Option<((Step, u32), BTreeMap<BlockId, BlockSums>)>,
     epoch: u64,
+    decider: Decider,
+    /// Servers whose blocks change: the others have nothing to tell of slots and pushes.
+    changing_servers: usize,
     watch: ProgressWatch,
     /// The step that servers were asked for the missing slots of, until an answer was acted upon.
     missing_asked: Option<Step>,
@@ -208,6 +219,8 @@ impl LeadState {
     pub fn new(settings: Settings) -> LeadState {
         LeadState {
             servers: vec![None; settings.servers as usize],
+            decider: Decider::new(&settings),
+            changing_servers: 0,
             settings,
             workers: BTreeMap::new(),
             workers_joined: 0,
@@ -267,8 +280,12 @@ impl LeadState {
 
     /// All blocks of a server are complete at a step.
     pub fn complete(&mut self, index: ServerIndex, step: Step) -> Vec<Effect> {
+        let was_initialized = self.complete_step().is_some();
         if let Some(server) = self.server_mut(index) {
             server.complete = server.complete.max(Some(step));
+        }
+        if !was_initialized && self.tickets().is_some() {
+            return self.open_tickets();
         }
         self.finish_if_complete()
     }
@@ -281,7 +298,12 @@ impl LeadState {
     }
 
     fn finish_if_complete(&mut self) -> Vec<Effect> {
-        if self.finished || self.stopped.is_some() || self.complete_step() < Some(self.settings.steps) {
+        if self.complete_step() < Some(self.settings.steps) { Vec::new() } else { self.finish_once() }
+    }
+
+    /// Every step is complete.
+    fn finish_once(&mut self) -> Vec<Effect> {
+        if self.finished || self.stopped.is_some() {
             return Vec::new();
         }
         self.finished = true;
@@ -354,14 +376,16 @@ impl LeadState {
         self.servers.iter().all(|server| server.as_ref().is_some_and(|server| server.placed))
     }
 
-    /// Newest step complete on every server; `None` before the initialization is.
+    /// Newest step complete on every server; `None` before the initialization is. In the asynchronous
+    /// modes, the step up to which every ticket is done or void.
     #[must_use]
     pub fn complete_step(&self) -> Option<Step> {
         if !self.all_placed() {
             return None;
         }
         // A server without blocks that change says so with the last step.
-        self.present().map(|server| server.complete).min().flatten()
+        let complete = self.present().map(|server| server.complete).min().flatten();
+        complete.map(|complete| self.settled_step(complete))
     }
 
     // ---- workers ----
@@ -405,6 +429,7 @@ impl LeadState {
                 stalls: 0,
             };
             self.workers.insert(incarnation, worker);
+            self.admit_to_tickets(incarnation);
             // The others hold the slots of the step under way; the joiner starts with a later one. A
             // worker that is alone holds them all, at once.
             let others = self.workers.values().filter(|worker| worker.is_eligible()).count();
@@ -479,6 +504,7 @@ impl LeadState {
         let addresses = self.present().map(|server| server.address.clone()).collect();
         let placement = balance(&manifest, 1, self.settings.block_elements, self.settings.whole_tensors, addresses)
             .map_err(|error| Refusal::new(RefusalCause::Malformed, error.to_string()))?;
+        self.changing_servers = changing_servers(&manifest, &placement);
         self.holdings = holdings(&manifest, &placement);
         if let Err(refusal) = self.check_memory(1) {
             self.holdings.clear();
@@ -551,7 +577,8 @@ impl LeadState {
         if self.workers.remove(&incarnation).is_none() {
             return Vec::new();
         }
-        let mut effects = self.reassign(Step::ZERO, None);
+        let mut effects = self.void_tickets_of(incarnation);
+        effects.extend(self.reassign(Step::ZERO, None));
         effects.extend(self.finish_when_all_left());
         effects
     }
@@ -572,6 +599,7 @@ impl LeadState {
             effects.push(Effect::Warn(message.clone()));
             effects.push(Effect::Notify(*incarnation, Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))));
             self.workers.remove(incarnation);
+            effects.extend(self.void_tickets_of(*incarnation));
         }
         if !dead.is_empty() && !planted(Bug::SlotsNotMoved) {
             effects.extend(self.reassign(Step::ZERO, None));
@@ -597,7 +625,12 @@ impl LeadState {
         let any_eligible = by_number.iter().any(|(_, worker)| worker.is_eligible());
         let gets_slots = |worker: &Worker| if any_eligible { worker.is_eligible() } else { !worker.drained };
         let sharing = by_number.iter().filter(|(_, worker)| gets_slots(worker)).count();
-        let mut shares = split_slots(self.settings.slots, sharing).into_iter();
+        let shares = match self.settings.consistency.mode.has_tickets() {
+            // Nobody owns slots: a ticket is all slots of its step.
+            true => Vec::new(),
+            false => split_slots(self.settings.slots, sharing),
+        };
+        let mut shares = shares.into_iter();
         let mut initializer = !initialized && self.settings.initial_tensors.is_none();
         let mut effects = Vec::new();
         for (incarnation, worker) in by_number {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use halflife_proto::job::Wire;
 use halflife_proto::v1;
 
 use super::Lead;
 use super::state::{LeadState, Phase, Worker};
+use crate::config::JobSpec;
 
 /// How the job stands.
 pub(super) fn of(lead: &Lead) -> v1::JobStatus {
@@ -22,9 +22,11 @@ pub(super) fn of(lead: &Lead) -> v1::JobStatus {
             decay,
             workers: workers(state, lead.started.elapsed()),
             servers: servers(state),
-            promises: vec![bit_reproducibility(state, lead.spec().wire)],
+            promises: vec![bit_reproducibility(state, lead.spec())],
             note,
             hold: state.hold().map(|step| step.0),
+            quorum: state.quorum().map(Into::into),
+            tickets: state.tickets().map(Into::into),
         }
     })
 }
@@ -59,7 +61,7 @@ fn workers(state: &LeadState, now: Duration) -> Vec<v1::WorkerStatus> {
             nodes: worker.assignment().nodes.iter().map(|node| (*node).into()).collect(),
             heartbeat_age_ms: now.saturating_sub(worker.heard_at).as_millis() as u64,
             fingerprint: Some((&worker.fingerprint).into()),
-            state: standing(worker).into(),
+            state: standing(worker, state.tickets().is_some()).into(),
             lag: under_way.saturating_sub(worker.step.0),
             unreachable: worker.unreachable.iter().map(|server| server.0).collect(),
         })
@@ -68,8 +70,9 @@ fn workers(state: &LeadState, now: Duration) -> Vec<v1::WorkerStatus> {
     workers
 }
 
-fn standing(worker: &Worker) -> v1::WorkerState {
-    match (worker.drained, worker.behind, worker.assignment().nodes.is_empty()) {
+/// With tickets nobody owns slots, and nobody is a spare.
+fn standing(worker: &Worker, tickets: bool) -> v1::WorkerState {
+    match (worker.drained, worker.behind, worker.assignment().nodes.is_empty() && !tickets) {
         (true, ..) => v1::WorkerState::Drained,
         (_, Some(_), _) => v1::WorkerState::Behind,
         (.., true) => v1::WorkerState::Spare,
@@ -87,7 +90,7 @@ fn servers(state: &LeadState) -> Vec<v1::ServerStatus> {
                 url: server.address.url.clone(),
                 blocks: holding.blocks,
                 bytes: size_of::<f32>() as u64 * holding.elements,
-                step: server.complete.map_or(0, |step| step.0),
+                step: state.tickets().map_or(server.complete.unwrap_or_default(), |tickets| tickets.settled()).0,
                 load: Some(server.load.into()),
                 memory_max: server.memory_max.map_or(0, std::num::NonZeroU64::get),
                 memory_reserved: state.reserved_bytes(holding),
@@ -96,11 +99,12 @@ fn servers(state: &LeadState) -> Vec<v1::ServerStatus> {
         .collect()
 }
 
-fn bit_reproducibility(state: &LeadState, wire: Wire) -> v1::PromiseStatus {
+fn bit_reproducibility(state: &LeadState, spec: &JobSpec) -> v1::PromiseStatus {
     let mut fingerprints = state.workers().values().map(|worker| &worker.fingerprint);
     let first = fingerprints.next();
     let other = fingerprints.find(|fingerprint| Some(*fingerprint) != first);
-    let why = match (wire.why_not_reproducible(), first, other) {
+    let consistency = spec.job.consistency().why_not_reproducible(spec.job.slots);
+    let why = match (consistency.or(spec.wire.why_not_reproducible()), first, other) {
         (Some(why), ..) => why.to_owned(),
         (None, Some(first), Some(other)) => format!("workers differ: {first} / {other}"),
         _ => String::new(),

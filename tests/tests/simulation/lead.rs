@@ -112,6 +112,8 @@ impl World<'_> {
                 self.lead.state.load(index, load);
                 Vec::new()
             }
+            Report::Slots { step, slots } => self.lead.state.slots_complete(index, step, &slots),
+            Report::Pushes(pushes) => self.lead.state.pushes(index, &pushes),
             Report::Register { .. } => Vec::new(),
         };
         self.note_stood_back(behind);
@@ -215,7 +217,7 @@ impl World<'_> {
                         reassigned.push(incarnation);
                     }
                 }
-                Effect::Notify(..) | Effect::HoldChanged => {}
+                Effect::Notify(..) | Effect::HoldChanged | Effect::TicketReady(_) => {}
                 Effect::LoadInitialWeights => self.send_initial_weights(),
                 Effect::Warn(_) => self.coverage.pass(Transition::Warned),
             }

@@ -170,6 +170,7 @@ impl World<'_> {
             slots: SlotRange { begin: slots - 1, end: slots },
             weight: 1.0,
             payload: Payload::Absent,
+            push: None,
         };
         Some(match wrong {
             RefusalCause::WrongGeneration => {

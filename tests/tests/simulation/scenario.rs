@@ -140,6 +140,7 @@ impl Job {
             initial_tensors: self.from_file.then(shapes),
             lease: Duration::from_micros(LEASE_US),
             demand: Demand::default(), // no server bounds its memory
+            consistency: job.consistency(),
         }
     }
 
@@ -158,6 +159,7 @@ impl Job {
                 slots: SlotRange { begin: 0, end: 1 },
                 weight: 1.0,
                 payload: Payload::Dense(Encoded::f32(data)),
+                push: None,
             });
             Some((placement.server_of(block)?, order))
         };

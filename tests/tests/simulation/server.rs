@@ -130,6 +130,17 @@ impl World<'_> {
                 self.servers[server].has_finished = true;
                 self.coverage.pass(Transition::ServerReleased);
             }
+            Order::Close { step, slots } => {
+                if let Some(shard) = self.servers[server].shard.clone() {
+                    shard.close(step, &slots).unwrap_or_else(|refusal| self.promises.fail(refusal.to_string()));
+                    self.all_blocks_may_have_changed(server);
+                }
+            }
+            Order::Void(tickets) => {
+                if let Some(shard) = self.servers[server].shard.clone() {
+                    shard.void(&tickets);
+                }
+            }
             Order::AskMissing(step) => {
                 if let Some(shard) = self.servers[server].shard.clone() {
                     self.coverage.pass(Transition::AskedForTheMissing);
@@ -368,5 +379,6 @@ fn read(framed: Framed) -> Down {
             Down::Acknowledged
         }
         Message::Refusal(refusal) => Down::Refusal(refusal.into()),
+        Message::Mark(mark) => panic!("mark {} came back, but no worker here sends one", mark.number),
     }
 }

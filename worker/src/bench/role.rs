@@ -43,6 +43,8 @@ pub(super) enum RoleError {
          give --gradients {gradients} --weights {weights}"
     )]
     OtherWire { gradients: &'static str, weights: &'static str },
+    #[error("expected a job whose steps are made of all slots (mode sync without a quorum), found one where {why}")]
+    OtherMode { why: &'static str },
     #[error("a task has ended: {0}")]
     Panicked(tokio::task::JoinError),
     #[error("the controller cannot be answered: {0}")]

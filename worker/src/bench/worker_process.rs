@@ -104,6 +104,9 @@ impl Worker {
         if wire != (Wire { gradients, weights }) {
             return Err(RoleError::OtherWire { gradients: gradients.name(), weights: weights.name() });
         }
+        if let Some(why) = job.consistency.why_not_reproducible(job.slots) {
+            return Err(RoleError::OtherMode { why });
+        }
         let facts = JobFacts {
             job_id: job.id.0.clone(),
             slots: job.slots,

@@ -16,8 +16,10 @@ pub struct Demand {
     pub state_bytes: u64,
     /// One slot's gradient as it waits, per element.
     pub gradient_bytes: u64,
-    /// Slots of a step.
+    /// Slots of a step, whose gradients may wait for the last of them.
     pub slots: u64,
+    /// Gradients that each worker may have waiting besides: a push, in the asynchronous modes.
+    pub pushes: u64,
 }
 
 /// A worker's connection: what it may send unread, and what may be ready for it.
@@ -27,7 +29,8 @@ impl Demand {
     /// Bytes that a server of so many elements may need with so many workers.
     #[must_use]
     pub fn reserved(&self, elements: u64, workers: u64) -> u64 {
-        let per_element = self.state_bytes.saturating_add(self.gradient_bytes.saturating_mul(self.slots));
+        let gradients = self.slots.saturating_add(self.pushes.saturating_mul(workers));
+        let per_element = self.state_bytes.saturating_add(self.gradient_bytes.saturating_mul(gradients));
         elements.saturating_mul(per_element).saturating_add(workers.saturating_mul(CONNECTION_BYTES))
     }
 
@@ -38,10 +41,11 @@ impl Demand {
     pub fn check(&self, name: &str, bound: Option<NonZeroU64>, elements: u64, workers: u64) -> Result<(), Refusal> {
         let needed = self.reserved(elements, workers);
         let Some(bound) = bound.filter(|bound| needed > bound.get()) else { return Ok(()) };
-        let Demand { state_bytes, gradient_bytes, slots } = self;
+        let Demand { state_bytes, gradient_bytes, slots, pushes } = self;
+        let gradients = slots + pushes * workers;
         let expected = format!("at most --memory-max {bound} bytes");
         let found = format!(
-            "{needed} bytes: {elements} elements of {state_bytes} bytes and {slots} slots' gradients of {gradient_bytes}, \
+            "{needed} bytes: {elements} elements of {state_bytes} bytes and {gradients} gradients of {gradient_bytes}, \
              {workers} workers' connections of {CONNECTION_BYTES}"
         );
         Err(Refusal::mismatch(RefusalCause::OutOfMemory, format!("memory of {name}"), expected, found))
@@ -54,8 +58,10 @@ mod tests {
 
     #[test]
     fn what_may_wait_is_counted_for_every_slot_and_worker() {
-        let demand = Demand { state_bytes: 16, gradient_bytes: 4, slots: 8 };
+        let demand = Demand { state_bytes: 16, gradient_bytes: 4, slots: 8, pushes: 0 };
         assert_eq!(demand.reserved(1000, 3), 48_000 + 3 * CONNECTION_BYTES);
+        let asynchronous = Demand { slots: 0, pushes: 1, ..demand };
+        assert_eq!(asynchronous.reserved(1000, 3), 28_000 + 3 * CONNECTION_BYTES);
         let bound = NonZeroU64::new(demand.reserved(1000, 3));
         assert_eq!(demand.check("server 1", bound, 1000, 3), Ok(()));
         assert_eq!(demand.check("server 1", None, u64::MAX, u64::MAX), Ok(()));

@@ -68,6 +68,11 @@ impl LeadState {
             effects.extend(self.order_all(&Order::Finish(Step::ZERO)));
             return effects;
         };
+        if let Some((step, effects)) = self.end_tickets() {
+            // What the servers have taken of it is settled ticket by ticket: there is nothing to agree on.
+            self.ending = Some(Ending { step, agreed: vec![true; self.servers.len()] });
+            return effects;
+        }
         // Without workers nothing more is completed.
         let step = if self.workers.is_empty() { complete } else { complete.next() };
         self.ask_to_end(step.min(self.settings.steps))

@@ -43,7 +43,9 @@ impl LeadState {
         let complete = self.complete_step();
         let under_way = complete.map_or(Step::ZERO, Step::next);
         let rests = self.finished || self.stopped.is_some() || self.hold.is_some_and(|hold| hold < under_way);
-        if rests || self.workers.is_empty() || !self.all_placed() {
+        // With tickets nobody holds the others' steps up but as the bound says, and no slots can move.
+        let nothing_to_move = self.tickets().is_some() && complete.is_some();
+        if rests || nothing_to_move || self.workers.is_empty() || !self.all_placed() {
             self.watch.restart();
             return Vec::new();
         }

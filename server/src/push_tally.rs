@@ -1,0 +1,118 @@
+//! What becomes of pushes on a server in the asynchronous modes: which are on all its blocks, which are
+//! void, and how stale they were.
+//!
+//! A plain counter. Blocks decide for themselves what they take; this only counts what they have settled,
+//! and keeps the news until the lead is told.
+
+use std::collections::BTreeMap;
+
+use halflife_proto::ids::Ticket;
+use halflife_proto::membership::{PushesReport, VoidedTicket};
+
+use crate::block::Settled;
+
+/// Counts the blocks of each push.
+#[derive(Debug)]
+pub(crate) struct PushTally {
+    /// Blocks that change.
+    blocks: usize,
+    /// Pushes that some blocks have settled and others not.
+    under_way: BTreeMap<Ticket, usize>,
+    /// With the answer, once it is known.
+    voided: BTreeMap<Ticket, Option<VoidedTicket>>,
+    news: PushesReport,
+}
+
+impl PushTally {
+    /// Of `blocks` blocks that change.
+    pub(crate) fn new(blocks: usize) -> PushTally {
+        let (under_way, voided) = (BTreeMap::new(), BTreeMap::new());
+        PushTally { blocks, under_way, voided, news: PushesReport::default() }
+    }
+
+    /// A block has applied a push and sent the weights; whether there is something to tell.
+    pub(crate) fn settled(&mut self, Settled { ticket, staleness }: Settled) -> bool {
+        let counts = &mut self.news.update_staleness;
+        match counts.iter_mut().find(|(value, _)| *value == staleness) {
+            Some((_, updates)) => *updates += 1,
+            None => counts.push((staleness, 1)),
+        }
+        // Taken before its ticket was void: it counts, but the answer has been given.
+        if self.voided.contains_key(&ticket) {
+            return false;
+        }
+        let blocks = self.under_way.entry(ticket).or_default();
+        *blocks += 1;
+        if *blocks < self.blocks {
+            return false;
+        }
+        self.under_way.remove(&ticket);
+        self.news.done.push(ticket);
+        true
+    }
+
+    /// A ticket is void; false when that was known and is answered again.
+    pub(crate) fn void(&mut self, ticket: Ticket) -> bool {
+        self.under_way.remove(&ticket);
+        match self.voided.get(&ticket) {
+            Some(answer) => {
+                self.news.voided.extend(*answer);
+                false
+            }
+            None => {
+                self.voided.insert(ticket, None);
+                true
+            }
+        }
+    }
+
+    /// What blocks had done of a void ticket.
+    pub(crate) fn answer(&mut self, answer: VoidedTicket) {
+        self.voided.insert(answer.ticket, Some(answer));
+        self.news.voided.push(answer);
+    }
+
+    /// Whether a ticket is void.
+    pub(crate) fn is_void(&self, ticket: Ticket) -> bool {
+        self.voided.contains_key(&ticket)
+    }
+
+    /// What was not told yet.
+    pub(crate) fn take_news(&mut self) -> Option<PushesReport> {
+        (!self.news.is_empty()).then(|| std::mem::take(&mut self.news))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(tally: &mut PushTally, ticket: u64, staleness: u64) -> bool {
+        tally.settled(Settled { ticket: Ticket(ticket), staleness })
+    }
+
+    #[test]
+    fn a_push_is_told_once_it_is_on_all_blocks_with_how_stale_it_was() {
+        let mut tally = PushTally::new(2);
+        assert!(!settled(&mut tally, 1, 0) && !settled(&mut tally, 2, 1));
+        assert!(settled(&mut tally, 2, 0));
+        let update_staleness = vec![(0, 2), (1, 1)];
+        let expected = PushesReport { done: vec![Ticket(2)], voided: Vec::new(), update_staleness };
+        assert_eq!(tally.take_news(), Some(expected));
+        assert_eq!(tally.take_news(), None);
+    }
+
+    #[test]
+    fn a_void_push_is_never_told_as_done_and_its_answer_stays_the_same() {
+        let mut tally = PushTally::new(2);
+        settled(&mut tally, 7, 0);
+        assert!(tally.void(Ticket(7)));
+        assert!(!settled(&mut tally, 7, 3), "it was waiting in a block");
+        let answer = VoidedTicket { ticket: Ticket(7), applied: 2, missing: 0 };
+        tally.answer(answer);
+        assert!(!tally.void(Ticket(7)));
+        let news = tally.take_news().unwrap();
+        assert_eq!((news.done, news.voided), (Vec::new(), vec![answer, answer]));
+        assert!(tally.is_void(Ticket(7)) && !tally.is_void(Ticket(8)));
+    }
+}
