@@ -289,7 +289,8 @@ impl Shard {
     fn noted(&self, outcome: Outcome, step: Step, slots: SlotRange, push: Option<Push>) -> Result<Outcome, Refusal> {
         match (&self.tally, outcome, push) {
             (Tally::Slots(tally), Outcome::Added, _) => {
-                if lock(tally).added(step, slots.begin) {
+                let is_news = lock(tally).added(step, slots.begin);
+                if is_news {
                     self.news.send_replace(());
                 }
             }
