@@ -619,12 +619,14 @@ impl LeadState {
             self.missing_asked = None;
         }
         let initialized = complete.is_some();
+        // Where everybody stands back, nobody does: whoever has slots is watched, or one that is cut off could
+        // keep the step under way for good.
+        if !self.workers.values().any(Worker::is_eligible) {
+            self.workers.values_mut().for_each(|worker| worker.behind = None);
+        }
         let mut by_number: Vec<(&Incarnation, &mut Worker)> = self.workers.iter_mut().collect();
         by_number.sort_by_key(|(_, worker)| worker.number);
-        // Where everybody stands back, nobody does; who was asked to leave gets nothing in any case.
-        let any_eligible = by_number.iter().any(|(_, worker)| worker.is_eligible());
-        let gets_slots = |worker: &Worker| if any_eligible { worker.is_eligible() } else { !worker.drained };
-        let sharing = by_number.iter().filter(|(_, worker)| gets_slots(worker)).count();
+        let sharing = by_number.iter().filter(|(_, worker)| worker.is_eligible()).count();
         let shares = match self.settings.consistency.mode.has_tickets() {
             // Nobody owns slots: a ticket is all slots of its step.
             true => Vec::new(),
@@ -634,7 +636,7 @@ impl LeadState {
         let mut initializer = !initialized && self.settings.initial_tensors.is_none();
         let mut effects = Vec::new();
         for (incarnation, worker) in by_number {
-            let shares_in = gets_slots(worker);
+            let shares_in = worker.is_eligible();
             let nodes = if shares_in { shares.next().unwrap_or_default() } else { Vec::new() };
             let initialize = shares_in && std::mem::take(&mut initializer);
             let assignment = Assignment { epoch: self.epoch, from_step, nodes, initialize };

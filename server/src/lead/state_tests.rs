@@ -601,6 +601,19 @@ fn a_worker_that_stands_back_helps_where_there_is_nobody_else_however_far_it_is(
 }
 
 #[test]
+fn where_everybody_stood_back_whoever_is_cut_off_still_loses_its_slots_to_the_others() {
+    let mut state = two_workers();
+    join(&mut state, 0, 3).0.unwrap();
+    for (second, worker) in [(1, 2), (2, 3)] {
+        state.heartbeat(at(second), Incarnation(worker), Step(4), vec![ServerIndex(1)]).unwrap();
+        state.tick(at(second));
+    }
+    beat(&mut state, 3, 3, 4);
+    assert_eq!(told(&state.leave(Incarnation(1))), [(2, vec![(0, 2)], 0), (3, vec![(2, 4)], 0)]);
+    assert_eq!(told(&state.tick(at(3))), [(2, vec![], 0), (3, vec![(0, 4)], 0)]);
+}
+
+#[test]
 fn an_initializer_that_sends_nothing_is_followed_by_another() {
     let mut state = placed(1);
     join(&mut state, 0, 1).0.unwrap();

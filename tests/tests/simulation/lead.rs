@@ -211,6 +211,12 @@ impl World<'_> {
             match effect {
                 Effect::Order(index, order) => self.send_order(index, order),
                 Effect::Notify(incarnation, Notice::Assignment(assignment)) => {
+                    let told = [8, assignment.epoch, assignment.from_step.0, assignment.nodes.len() as u64];
+                    self.trace.note(self.now, &told, || {
+                        let nodes: Vec<String> = assignment.nodes.iter().map(ToString::to_string).collect();
+                        let place = self.workers.iter().position(|worker| worker.incarnation == incarnation);
+                        format!("lead: worker {place:?} has [{}] from {}", nodes.join(" "), assignment.from_step)
+                    });
                     let kind = if is_death { Transition::Reassigned } else { Transition::Assigned };
                     self.coverage.pass(kind);
                     if is_death && !assignment.nodes.is_empty() {
@@ -219,7 +225,10 @@ impl World<'_> {
                 }
                 Effect::Notify(..) | Effect::HoldChanged | Effect::TicketReady(_) => {}
                 Effect::LoadInitialWeights => self.send_initial_weights(),
-                Effect::Warn(_) => self.coverage.pass(Transition::Warned),
+                Effect::Warn(message) => {
+                    self.coverage.pass(Transition::Warned);
+                    self.trace.note(self.now, &[7], || format!("lead: {message}"));
+                }
             }
         }
         for incarnation in reassigned {

@@ -23,10 +23,13 @@ use crate::world::World;
 
 /// With everything healed, a step takes no longer: fencing, coming back after the longest pause, recomputing.
 const STALL_MAX_US: u64 = 8_000_000;
-/// P5: a death delays the others by a lease (by clocks that differ) and the recomputation of what moved: at most 11
+/// P5: a death delays the others by a lease, or by three steps where those take longer (by clocks that differ), and
+/// by this: the recomputation of what moved: at most 11
 /// slots on the slowest worker, and their messages over the slowest link. So does a worker that lives, but holds the
 /// step up.
-const RECOVERY_MAX_US: u64 = LEASE_US + LEASE_US / 10 + 1_200_000;
+const RECOVERY_MAX_US: u64 = 1_200_000;
+/// Step times that patience is made of, as in `lead/state/watch.rs`.
+const TIMES_KEPT: usize = 15;
 /// Where connections only break, nothing waits for a lease.
 const RECONNECTION_MAX_US: u64 = 900_000;
 
@@ -52,6 +55,8 @@ pub struct Promises<'a> {
     pub faults: u64,
     /// While somebody was well.
     pub longest_stall_us: u64,
+    last_look: (Option<Step>, u64),
+    times_us: Vec<u64>,
 }
 
 impl<'a> Promises<'a> {
@@ -69,6 +74,8 @@ impl<'a> Promises<'a> {
             healed_at: 0,
             faults: 0,
             longest_stall_us: 0,
+            last_look: (None, 0),
+            times_us: Vec::new(),
         }
     }
 
@@ -236,9 +243,10 @@ impl World<'_> {
         }
         let is_training = self.lead.state.phase() == Phase::Training && !self.lead.state.ends_early();
         let quiet_since = last_progress.max(last_fault);
+        let patience_us = self.patience_us();
         let recovery_max_us = match self.scenario.severity {
             Severity::Light => RECONNECTION_MAX_US,
-            Severity::Open | Severity::Hidden => RECOVERY_MAX_US,
+            Severity::Open | Severity::Hidden => RECOVERY_MAX_US + patience_us * 11 / 10,
         };
         let healthy = self.workers.iter().filter_map(|worker| worker.healthy_since);
         let stalled_us = healthy.map(|since| self.now.saturating_sub(since.max(quiet_since))).max().unwrap_or(0);
@@ -265,6 +273,23 @@ impl World<'_> {
             format!("worker {number} is {well} ({})", known.unwrap_or("no member".to_owned()))
         };
         self.workers.iter().enumerate().map(worker).collect::<Vec<_>>().join("; ")
+    }
+
+    /// What the watch over progress waits for: a lease, or three times the median of the last steps' times.
+    fn patience_us(&mut self) -> u64 {
+        let Promises { last_look, times_us, complete, .. } = &mut self.promises;
+        let (known, since) = *last_look;
+        if let (Some(step), true) = (*complete, *complete > known) {
+            let steps = step.0 - known.map_or(0, |known| known.0);
+            if steps > 0 {
+                times_us.push((self.now - since) / steps);
+            }
+            times_us.drain(..times_us.len().saturating_sub(TIMES_KEPT));
+            *last_look = (*complete, self.now);
+        }
+        let mut sorted = times_us.clone();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).map_or(LEASE_US, |median| LEASE_US.max(3 * median))
     }
 
     fn note_health(&mut self) {
