@@ -24,6 +24,8 @@ pub enum Bug {
     FencedHeartbeatAccepted,
     /// The slots of a worker that is gone stay with nobody.
     SlotsNotMoved,
+    /// Nobody notices that a step takes too long.
+    NoProgressWatch,
     /// A worker that joins alone begins with a later step than the one under way.
     JoinerBeginsLate,
 }

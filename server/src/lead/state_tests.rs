@@ -590,6 +590,17 @@ fn a_worker_that_cannot_reach_a_server_loses_its_slots_until_it_can() {
 }
 
 #[test]
+fn a_worker_that_stands_back_helps_where_there_is_nobody_else_however_far_it_is() {
+    let mut state = two_workers();
+    state.heartbeat(at(1), Incarnation(2), Step(3), vec![ServerIndex(1)]).unwrap();
+    assert_eq!(told(&state.tick(at(1))), [(1, vec![(0, 4)], 0), (2, vec![], 0)]);
+    // It reaches every server again, but has missed a version of which the servers have gone on in part.
+    beat(&mut state, 2, 2, 3);
+    state.heartbeat(at(2), Incarnation(1), Step(4), vec![ServerIndex(0)]).unwrap();
+    assert_eq!(told(&state.tick(at(2))), [(1, vec![], 0), (2, vec![(0, 4)], 0)]);
+}
+
+#[test]
 fn an_initializer_that_sends_nothing_is_followed_by_another() {
     let mut state = placed(1);
     join(&mut state, 0, 1).0.unwrap();

@@ -44,6 +44,7 @@ found! {
     a_heartbeat_of_a_fenced_worker_is_found: Planted::InServer(InServer::FencedHeartbeatAccepted);
     slots_that_do_not_move_are_found: Planted::InServer(InServer::SlotsNotMoved);
     a_joiner_that_begins_late_is_found: Planted::InServer(InServer::JoinerBeginsLate);
+    a_lease_without_a_watch_over_progress_is_found: Planted::InServer(InServer::NoProgressWatch);
     a_torn_version_is_found: Planted::InClient(InClient::TornVersion);
     what_was_sent_and_not_forgotten_is_found: Planted::InClient(InClient::SentNotForgotten);
 }

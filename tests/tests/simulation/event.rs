@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use halflife_proto::contribution::{Acknowledgement, BlockWeights, Contribution};
+use halflife_proto::contribution::{BlockWeights, Contribution};
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::membership::{Notice, Order, Report};
 use halflife_proto::refusal::Refusal;
@@ -39,7 +39,7 @@ pub enum Down {
     Notice(Notice),
     Welcome(Option<Step>),
     Weights(BlockWeights),
-    Acknowledgement(Acknowledgement),
+    Acknowledged,
     /// The answer to something in a stream that goes on.
     Refusal(Refusal),
     /// The stream was refused, or ends so.

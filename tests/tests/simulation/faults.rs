@@ -5,6 +5,8 @@
 pub enum Fault {
     /// The process is gone at once, and comes back as a new one.
     Crash,
+    /// All workers are gone at once.
+    CrashAll,
     /// The process stands still (SIGSTOP) and goes on later, where it was.
     Pause,
     /// The worker is told to end (SIGTERM) and leaves; another comes later.
@@ -39,8 +41,9 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 21] = [
+    pub const ALL: [Fault; 22] = [
         Fault::Crash,
+        Fault::CrashAll,
         Fault::Pause,
         Fault::Leave,
         Fault::Drain,
@@ -73,6 +76,9 @@ impl Fault {
         Fault::Isolation,
         Fault::SlowHeartbeats,
     ];
+
+    /// Those after which a worker goes on by itself, at once.
+    pub const LIGHT: [Fault; 4] = [Fault::CutData, Fault::CutHeartbeats, Fault::Copies, Fault::Disorder];
 
     /// Whether the worker's heart beats on while it is cut off from its work. Only a watch over progress could tell.
     pub fn hides_behind_heartbeats(self) -> bool {

@@ -35,13 +35,13 @@ pub fn slot_gradient(job: &Job, step: Step, slot: u32, weights: &[f32]) -> SlotG
         .collect();
     let mut absent = TensorSet::new();
     for tensor in job.trainable() {
-        if mix(&[key, 3, u64::from(tensor)]) % ABSENT_ONCE_IN == 0 {
+        if mix(&[key, 3, u64::from(tensor)]).is_multiple_of(ABSENT_ONCE_IN) {
             absent.insert(TensorIndex(tensor));
         }
     }
     let is_nan = match job.nan {
         Nan::Never => false,
-        Nan::Skipped => mix(&[key, 4]) % NAN_ONCE_IN == 0,
+        Nan::Skipped => mix(&[key, 4]).is_multiple_of(NAN_ONCE_IN),
         Nan::StopsAt(fatal) => step == fatal && slot == 0,
     };
     if is_nan {

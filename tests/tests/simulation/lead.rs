@@ -66,7 +66,7 @@ impl World<'_> {
         self.queue.push(self.now + TICK_US * 1_000_000 / self.lead.rate_ppm, Event::LeadTick);
         let (before, behind) = (self.lead.state.workers().len(), self.behind());
         let effects = self.lead.state.tick(self.lead_now());
-        (behind..self.behind()).for_each(|_| self.coverage.pass(Transition::StoodBack));
+        self.note_stood_back(behind);
         for effect in &effects {
             if matches!(effect, Effect::Notify(_, Notice::Fenced(_))) {
                 self.coverage.pass(Transition::Fenced);
@@ -116,7 +116,7 @@ impl World<'_> {
             Report::Pushes(pushes) => self.lead.state.pushes(index, &pushes),
             Report::Register { .. } => Vec::new(),
         };
-        (behind..self.behind()).for_each(|_| self.coverage.pass(Transition::StoodBack));
+        self.note_stood_back(behind);
         if self.lead.state.phase() == Phase::Finished && !was_finished {
             self.coverage.pass(Transition::Finished);
         }
@@ -193,6 +193,14 @@ impl World<'_> {
 
     fn behind(&self) -> usize {
         self.lead.state.workers().values().filter(|worker| worker.behind.is_some()).count()
+    }
+
+    /// Whoever gets the slots of one that stands back gets time for them.
+    fn note_stood_back(&mut self, before: usize) {
+        for _ in before..self.behind() {
+            self.coverage.pass(Transition::StoodBack);
+            self.promises.note_disturbance(self.now);
+        }
     }
 
     /// Carries effects out; `is_death`: slots have moved because a worker is gone.

@@ -20,6 +20,7 @@ mod probe;
 mod promises;
 mod random;
 mod runner;
+mod scale;
 mod scenario;
 mod server;
 mod streams;
@@ -82,12 +83,16 @@ fn promises_hold_whatever_fails() {
 }
 
 fn show(summary: &Summary) {
-    let Summary { seeds, events, virtual_s, took, coverage, failures } = summary;
+    let Summary { seeds, events, virtual_s, took, coverage, longest_stalls_us, failures } = summary;
     say(&format!("{coverage}"));
     let per_minute = *seeds as f64 / took.as_secs_f64() * 60.0;
     say(&format!(
         "{seeds} seeds, {events} contributions and blocks, {virtual_s} s of virtual time in {:.1} s: {per_minute:.0} seeds a minute",
         took.as_secs_f64()
+    ));
+    let [light, open, hidden] = longest_stalls_us.map(|stall| stall / 1000);
+    say(&format!(
+        "longest stall while somebody was well: {light} ms of broken connections, {open} ms of silent workers, {hidden} ms of workers cut off"
     ));
     for (seed, violation) in failures {
         say(&format!("seed {seed}: {violation}"));

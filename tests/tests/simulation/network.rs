@@ -233,6 +233,11 @@ impl Network {
         connection.lost_from[Way::Up as usize] = 0;
     }
 
+    /// Whether nothing of it is lost, which its ends may not know yet.
+    pub fn is_whole(&self, id: ConnectionId) -> bool {
+        self.connections[id.0].lost_from == [u64::MAX; 2]
+    }
+
     /// Room in the window.
     pub fn has_room(&self, id: ConnectionId, way: Way) -> bool {
         self.connections[id.0].in_flight[way as usize] < WINDOW

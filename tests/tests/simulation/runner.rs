@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use halflife_server::shard::ShardCompute;
 
 use crate::coverage::Coverage;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Severity};
 use crate::world::{Outcome, World};
 
 /// A bug to plant while the disturbed job runs.
@@ -40,6 +40,15 @@ pub struct Report {
     pub events: u64,
     pub coverage: Coverage,
     pub virtual_us: u64,
+    pub longest_stall_us: u64,
+    pub severity: Severity,
+}
+
+impl Report {
+    fn of_failure(seed: u64, violation: String, severity: Severity) -> Report {
+        let (violation, coverage) = (Some(violation), Coverage::default());
+        Report { seed, violation, hash: 0, events: 0, coverage, virtual_us: 0, longest_stall_us: 0, severity }
+    }
 }
 
 /// Updates are so small that all run in the thread of the simulation; one thread idles because some must exist.
@@ -53,23 +62,22 @@ pub fn run_seed(seed: u64, planted: Planted, compute: &Arc<ShardCompute>, is_rea
     let undisturbed = scenario.undisturbed();
     let reference = World::new(&undisturbed, None, compute.clone(), false).run();
     if let Some(violation) = reference.violation {
-        let violation = Some(format!("undisturbed: {violation}"));
-        return Report { seed, violation, hash: 0, events: 0, coverage: Coverage::default(), virtual_us: 0 };
+        let violation = format!("undisturbed: {violation}");
+        return Report::of_failure(seed, violation, scenario.severity);
     }
     planted.plant();
     let run = || World::new(&scenario, Some(&reference.history), compute.clone(), is_read).run();
     let ended = catch_unwind(AssertUnwindSafe(run));
     Planted::Nothing.plant();
     match ended {
-        Ok(Outcome { violation, trace, coverage, virtual_us, .. }) => {
-            let (hash, events) = (trace.hash(), trace.events());
-            Report { seed, violation, hash, events, coverage, virtual_us }
+        Ok(Outcome { violation, trace, coverage, virtual_us, longest_stall_us, .. }) => {
+            let (hash, events, severity) = (trace.hash(), trace.events(), scenario.severity);
+            Report { seed, violation, hash, events, coverage, virtual_us, longest_stall_us, severity }
         }
         Err(panic) => {
             let said = panic.downcast_ref::<String>().map(String::as_str);
             let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("something");
-            let violation = Some(format!("panicked: {said}"));
-            Report { seed, violation, hash: 0, events: 0, coverage: Coverage::default(), virtual_us: 0 }
+            Report::of_failure(seed, format!("panicked: {said}"), scenario.severity)
         }
     }
 }
@@ -81,6 +89,8 @@ pub struct Summary {
     pub virtual_s: u64,
     pub took: Duration,
     pub coverage: Coverage,
+    /// Longest time without progress while some worker was well, by severity of the faults.
+    pub longest_stalls_us: [u64; 3],
     /// Seeds that broke a promise, with the promise.
     pub failures: Vec<(u64, String)>,
 }
@@ -95,6 +105,7 @@ pub fn run_many(first: u64, count: u64, until: Option<Instant>) -> Summary {
         virtual_s: 0,
         took: Duration::ZERO,
         coverage: Coverage::default(),
+        longest_stalls_us: [0; 3],
         failures: Vec::new(),
     });
     let work = || {
@@ -110,6 +121,8 @@ pub fn run_many(first: u64, count: u64, until: Option<Instant>) -> Summary {
             summary.events += report.events;
             summary.virtual_s += report.virtual_us / 1_000_000;
             summary.coverage.add(&report.coverage);
+            let longest = &mut summary.longest_stalls_us[report.severity as usize];
+            *longest = report.longest_stall_us.max(*longest);
             summary.failures.extend(report.violation.map(|violation| (report.seed, violation)));
             if summary.failures.len() >= 5 {
                 return;

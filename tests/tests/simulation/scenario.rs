@@ -67,6 +67,17 @@ pub enum Ending {
     Early(u64),
 }
 
+/// How bad the faults of a seed are; what is promised depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Connections break and are opened again: nothing waits for a lease.
+    Light,
+    /// Whoever is gone is silent.
+    Open,
+    /// A worker's heart may beat on while it is cut off from its work.
+    Hidden,
+}
+
 /// The job and all that follows from it.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -198,6 +209,7 @@ pub struct Scenario {
     pub job: Job,
     pub workers: usize,
     pub ending: Ending,
+    pub severity: Severity,
     /// By the step whose completion sets them off.
     pub faults: Vec<PlannedFault>,
     /// Whether nonsense is sent to servers and lead now and then.
@@ -221,8 +233,13 @@ impl Scenario {
         };
         let job = Job::draw(random.next(), SERVERS, nan, &mut random);
         let workers = random.between(2, 6) as usize;
-        let faults = plan_faults(&mut random);
-        Scenario { seed, job, workers, ending, faults, probes: true }
+        let severity = match random.below(8) {
+            0 => Severity::Light,
+            1..5 => Severity::Open,
+            _ => Severity::Hidden,
+        };
+        let faults = plan_faults(severity, &mut random);
+        Scenario { seed, job, workers, ending, severity, faults, probes: true }
     }
 
     /// The same job without anything that could go wrong: one worker, one server.
@@ -230,19 +247,13 @@ impl Scenario {
         let mut job = self.job.clone();
         job.spec.job.servers = 1;
         let ending = if self.ending == Ending::Nonfinite { Ending::Nonfinite } else { Ending::Finished };
-        Scenario { seed: self.seed, job, workers: 1, ending, faults: Vec::new(), probes: false }
-    }
-
-    /// Whether a worker's heart may beat on while it is cut off: only the watch over progress notices.
-    pub fn has_hidden_faults(&self) -> bool {
-        self.faults.iter().any(|planned| planned.fault.hides_behind_heartbeats())
+        let severity = Severity::Light;
+        Scenario { seed: self.seed, job, workers: 1, ending, severity, faults: Vec::new(), probes: false }
     }
 }
 
-fn plan_faults(random: &mut Random) -> Vec<PlannedFault> {
+fn plan_faults(severity: Severity, random: &mut Random) -> Vec<PlannedFault> {
     let count = random.between(5, 14);
-    // Half of the seeds know only faults of whole workers and short ones of links, so that prompt recovery is claimed.
-    let silent = random.once_in(2);
     let mut faults: Vec<PlannedFault> = (0..count)
         .map(|number| {
             let at_step = if number == 0 && random.once_in(2) { 0 } else { random.below(STEPS - LATEST) };
@@ -251,12 +262,13 @@ fn plan_faults(random: &mut Random) -> Vec<PlannedFault> {
                 _ => random.pick(&Point::ALL),
             };
             let fault = loop {
-                // Who has just joined has no connections yet but the one that its answer comes by.
-                let fault = match point {
-                    Point::Joining => random.pick(&Fault::OF_JOINERS),
+                let fault = match (severity, point) {
+                    (Severity::Light, _) => random.pick(&Fault::LIGHT),
+                    // Who has just joined has no connections yet but the one that its answer comes by.
+                    (_, Point::Joining) => random.pick(&Fault::OF_JOINERS),
                     _ => random.pick(&Fault::ALL),
                 };
-                if silent || !fault.hides_behind_heartbeats() {
+                if severity == Severity::Hidden || !fault.hides_behind_heartbeats() {
                     break fault;
                 }
             };
@@ -264,7 +276,8 @@ fn plan_faults(random: &mut Random) -> Vec<PlannedFault> {
             let is_early = point == Point::Initializing || (point == Point::Joining && random.once_in(2));
             let at_step = if is_early { 0 } else { at_step };
             let (after_us, blocks) = (random.below(60_000), random.between(1, 12));
-            let lasts_us = random.between(50_000, 3_500_000);
+            let longest_us = if fault.hides_behind_heartbeats() { 10_000_000 } else { 3_500_000 };
+            let lasts_us = random.between(50_000, longest_us);
             PlannedFault { at_step, after_us, point, blocks, fault, lasts_us }
         })
         .collect();

@@ -374,9 +374,10 @@ fn read(framed: Framed) -> Down {
             let weights = wire::read_weights(weights).expect("a server's weights are well formed");
             Down::Weights(BlockWeights { data, ..weights })
         }
-        Message::Acknowledgement(acknowledgement) => Down::Acknowledgement(
-            wire::read_acknowledgement(acknowledgement).expect("a server's acknowledgement is well formed"),
-        ),
+        Message::Acknowledgement(acknowledgement) => {
+            wire::read_acknowledgement(acknowledgement).expect("a server's acknowledgement is well formed");
+            Down::Acknowledged
+        }
         Message::Refusal(refusal) => Down::Refusal(refusal.into()),
         Message::Mark(mark) => panic!("mark {} came back, but no worker here sends one", mark.number),
     }

@@ -67,7 +67,7 @@ impl World<'_> {
         let newest = member.decisions.weights().map(|weights| weights.step);
         let stream = &mut member.streams[peer];
         if stream.begins_with_newest {
-            stream.from_step = newest.or(stream.from_step);
+            stream.from_step = newest;
         }
         let first = match is_lead {
             true => Up::Beat {

@@ -11,7 +11,7 @@ use crate::worker::State;
 use crate::world::World;
 
 /// Silence after which an end gives a connection up.
-pub const KEEPALIVE_US: u64 = 2_000_000;
+pub const KEEPALIVE_US: u64 = 3_000_000;
 /// A point that nobody came to for so many steps is not waited for any longer.
 const POINT_STEPS_MAX: u64 = 12;
 
@@ -96,6 +96,13 @@ impl World<'_> {
         let both = [Way::Up, Way::Down];
         match fault {
             Fault::Crash => self.crash(worker),
+            Fault::CrashAll => {
+                for worker in 0..self.workers.len() {
+                    if matches!(self.workers[worker].state, State::Member(_) | State::Joining { .. }) {
+                        self.crash(worker);
+                    }
+                }
+            }
             Fault::Pause => {
                 self.workers[worker].is_paused = true;
                 self.queue.push(self.now + lasts_us, Event::Continue(worker));

@@ -269,7 +269,7 @@ impl World<'_> {
             Down::Notice(notice) => self.notified(worker, notice),
             Down::Welcome(step) => self.stream_opened(worker, connection, Some(step)),
             Down::Weights(weights) => self.receive_weights(worker, peer, &weights),
-            Down::Acknowledgement(_) => {}
+            Down::Acknowledged => {}
             Down::Refusal(refusal) | Down::Ended(refusal) => self.refused(worker, connection, &refusal),
         }
     }

@@ -53,6 +53,7 @@ pub struct Outcome {
     /// Every version of every block.
     pub history: History,
     pub virtual_us: u64,
+    pub longest_stall_us: u64,
 }
 
 impl<'a> World<'a> {
@@ -122,8 +123,8 @@ impl<'a> World<'a> {
             let name = format!("{:?}", self.scenario.ending);
             self.coverage.count("ending", name.split('(').next().unwrap_or_default().to_owned());
         }
-        let Promises { violation, history, .. } = self.promises;
-        Outcome { violation, trace: self.trace, coverage: self.coverage, history, virtual_us }
+        let Promises { violation, history, longest_stall_us, .. } = self.promises;
+        Outcome { violation, longest_stall_us, trace: self.trace, coverage: self.coverage, history, virtual_us }
     }
 
     /// Finished: every server was told to go. Stopped: every server and every worker knows.

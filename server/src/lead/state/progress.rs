@@ -7,6 +7,7 @@ use halflife_proto::membership::Order;
 use halflife_proto::slots::SlotRange;
 
 use super::{Effect, LeadState, Worker};
+use crate::planted::{Bug, planted};
 
 /// Most doublings of the time that a worker stands back for having held a step up.
 const DOUBLINGS_MAX: u32 = 6;
@@ -50,7 +51,7 @@ impl LeadState {
         }
         let mut effects = self.stand_back_the_cut_off(now);
         effects.extend(self.readmit(now, under_way));
-        if !self.watch.is_overdue(now, complete, self.settings.lease) {
+        if !self.watch.is_overdue(now, complete, self.settings.lease) || planted(Bug::NoProgressWatch) {
             return effects;
         }
         match complete {
@@ -89,7 +90,7 @@ impl LeadState {
     fn stand_back(&mut self, slow: &[Incarnation], now: Duration, why: &str) -> Vec<Effect> {
         let others =
             self.workers.iter().any(|(incarnation, worker)| worker.is_eligible() && !slow.contains(incarnation));
-        if slow.is_empty() || !others {
+        if slow.is_empty() || !(others || self.take_back()) {
             return Vec::new();
         }
         let lease = self.settings.lease;
@@ -103,6 +104,14 @@ impl LeadState {
         }
         effects.extend(self.reassign(Step::ZERO, None));
         effects
+    }
+
+    /// Gives those that stand back their share again where the job has nobody else, however far they are: one that
+    /// has missed a version pulls it once there is work at it, and would otherwise wait for the step that waits for
+    /// it. Whether there was any.
+    fn take_back(&mut self) -> bool {
+        let able = |worker: &&mut Worker| worker.behind.is_some() && !worker.drained && worker.unreachable.is_empty();
+        self.workers.values_mut().filter(able).map(|worker| worker.behind = None).count() > 0
     }
 
     /// A worker that cannot reach a server cannot finish a step, however alive it is.
