@@ -68,7 +68,7 @@ impl Shipment {
     }
 
     /// The same gradient as a push, computed at these versions of the blocks.
-    pub(crate) fn as_push(self, push: Push, versions: Arc<[Step]>) -> Shipment {
+    pub(crate) fn into_push(self, push: Push, versions: Arc<[Step]>) -> Shipment {
         Shipment { push: Some(PushOf { push, versions }), ..self }
     }
 
@@ -194,7 +194,7 @@ mod tests {
         let sum = NodeGradient { values: values(), absent: TensorSet::new(), nonfinite: false, weight: 4.0 };
         let push = Push { ticket: Ticket(7), sequence: 2 };
         let versions: Arc<[Step]> = (10..15).map(Step).collect();
-        let shipment = Shipment::gradient(Step(7), node, sum, &pool).as_push(push, versions);
+        let shipment = Shipment::gradient(Step(7), node, sum, &pool).into_push(push, versions);
         let sent = plan.blocks().iter().enumerate().filter_map(|(number, block)| {
             let contribution = shipment.contribution(number, block, Generation(1), &mut encoder)?;
             Some((contribution.step.0, contribution.push))

@@ -287,12 +287,8 @@ impl Shard {
 
     /// What is to be done with a contribution that the block has noted.
     fn noted(&self, outcome: Outcome, step: Step, slots: SlotRange, push: Option<Push>) -> Result<Outcome, Refusal> {
-        match (&self.tally, outcome, push) {
-            (Tally::Slots(tally), Outcome::Added, _) => {
-                if lock(tally).added(step, slots.begin) {
-                    self.news.send_replace(());
-                }
-            }
+        let is_news = match (&self.tally, outcome, push) {
+            (Tally::Slots(tally), Outcome::Added, _) => lock(tally).added(step, slots.begin),
             // A void ticket is closed on every block, so that only what is not new can be of one.
             (Tally::Pushes(tally), Outcome::Duplicate | Outcome::AlreadyApplied, Some(push))
                 if lock(tally).is_void(push.ticket) =>
@@ -300,7 +296,10 @@ impl Shard {
                 let message = format!("{} is void: its worker was taken for dead, or has left", push.ticket);
                 return Err(Refusal::new(RefusalCause::Fenced, message));
             }
-            _ => {}
+            _ => false,
+        };
+        if is_news {
+            self.news.send_replace(());
         }
         Ok(outcome)
     }

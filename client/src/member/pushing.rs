@@ -86,7 +86,7 @@ impl Member {
             return Err(ClientError::BadContribution { what: "ticket of a push", expected, found: step.to_string() });
         };
         let push = Push { ticket: *ticket, sequence: self.pushing.sequence };
-        let shipment = shipment.as_push(push, snapshot.versions.clone());
+        let shipment = shipment.into_push(push, snapshot.versions.clone());
         let opened = self.send(shipment.clone()).await?;
         self.pushing.held = None;
         self.pushing.pushed = Some((opened, shipment));
