@@ -287,8 +287,13 @@ impl Shard {
 
     /// What is to be done with a contribution that the block has noted.
     fn noted(&self, outcome: Outcome, step: Step, slots: SlotRange, push: Option<Push>) -> Result<Outcome, Refusal> {
-        let is_news = match (&self.tally, outcome, push) {
-            (Tally::Slots(tally), Outcome::Added, _) => lock(tally).added(step, slots.begin),
+        match (&self.tally, outcome, push) {
+            (Tally::Slots(tally), Outcome::Added, _) => {
+                let is_news = lock(tally).added(step, slots.begin);
+                if is_news {
+                    self.news.send_replace(());
+                }
+            }
             // A void ticket is closed on every block, so that only what is not new can be of one.
             (Tally::Pushes(tally), Outcome::Duplicate | Outcome::AlreadyApplied, Some(push))
                 if lock(tally).is_void(push.ticket) =>
@@ -296,10 +301,7 @@ impl Shard {
                 let message = format!("{} is void: its worker was taken for dead, or has left", push.ticket);
                 return Err(Refusal::new(RefusalCause::Fenced, message));
             }
-            _ => false,
-        };
-        if is_news {
-            self.news.send_replace(());
+            _ => {}
         }
         Ok(outcome)
     }

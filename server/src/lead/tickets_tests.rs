@@ -231,13 +231,16 @@ fn a_job_whose_last_ticket_is_void_is_at_its_end() {
     );
 }
 
+/// A ticket being pushed, with the version read and the servers to come.
+type Pushing = (Ticket, u64, Vec<u32>);
+
 /// A world of workers that ask, push to every server in any order, die and join.
 struct World {
     tickets: Tickets,
     bound: Option<u64>,
     servers: usize,
-    /// Incarnation; next sequence number; the ticket being pushed, with the version read and the servers to come.
-    workers: Vec<(Incarnation, u64, Option<(Ticket, u64, Vec<u32>)>)>,
+    /// Incarnation; next sequence number; what is being pushed.
+    workers: Vec<(Incarnation, u64, Option<Pushing>)>,
     /// Every worker that ever took part.
     joined: u64,
     /// Updates of server 0's only block.

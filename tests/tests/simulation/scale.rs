@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use halflife_proto::blocks::{BlockId, all_blocks};
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+use halflife_proto::job::Consistency;
 use halflife_proto::manifest::{Manifest, Tensor};
 use halflife_proto::membership::Partial;
 use halflife_proto::slots::SlotTree;
@@ -54,6 +55,7 @@ impl Cluster {
             whole_tensors: false,
             lease: Duration::from_secs(5),
             demand: Demand::default(),
+            consistency: Consistency::default(),
         });
         for server in 0..servers {
             state
