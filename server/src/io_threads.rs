@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 /// takes the updates of three or four cores.
 const CORES_PER_THREAD: usize = 4;
 
-/// A runtime with `threads` of them; 0: one per [`CORES_PER_THREAD`] cores.
+/// A runtime with `threads` of them; 0: one per `CORES_PER_THREAD` cores.
 ///
 /// # Errors
 /// When the system refuses a thread.

@@ -103,7 +103,7 @@ async fn bad_contributions_are_refused_by_cause_and_change_nothing() {
         ("kind delta", with(&|c| c.kind = v1::ContributionKind::Delta.into()), RefusalCause::Unimplemented),
         ("no kind", with(&|c| c.kind = 0), RefusalCause::Malformed),
         ("data with absent", with(&|c| c.kind = v1::ContributionKind::Absent.into()), RefusalCause::WrongSize),
-        ("ticket", with(&|c| c.ticket = 3), RefusalCause::Unimplemented),
+        ("ticket", with(&|c| c.ticket = 3), RefusalCause::Malformed),
         (
             "other weights",
             with(&|c| (c.step, c.slots, c.weight) = (0, slots(0, 1), 1.0)),
