@@ -281,9 +281,7 @@ impl World<'_> {
         let (known, since) = *last_look;
         if let (Some(step), true) = (*complete, *complete > known) {
             let steps = step.0 - known.map_or(0, |known| known.0);
-            if steps > 0 {
-                times_us.push((self.now - since) / steps);
-            }
+            times_us.extend((self.now - since).checked_div(steps));
             times_us.drain(..times_us.len().saturating_sub(TIMES_KEPT));
             *last_look = (*complete, self.now);
         }
