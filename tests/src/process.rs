@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -155,6 +156,13 @@ impl Process {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill runs");
         assert!(sent.success(), "no signal {name} to {}", self.name);
+    }
+
+    /// Where a server started with [`Process::start`] listens, which the URL that it advertises does not tell.
+    pub fn listening_at(&mut self) -> SocketAddr {
+        let line = self.wait_for_line("listening");
+        let at = line.split("at=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        at.expect("the line names the address").trim_matches('"').parse().expect("an address")
     }
 
     /// Whether it has ended.

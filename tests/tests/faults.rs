@@ -306,11 +306,11 @@ async fn links_that_are_cut_stalled_delayed_and_torn_change_no_bit() {
     let arguments = ["--config", &config, "--set", ENDLESS, "--set", "job.slots=8", "--listen", "127.0.0.1:0"];
     let mut lead =
         Process::start("halflife-server", &[&arguments[..], &["--advertise", &advertised[0]], &SETTINGS].concat());
-    let lead_address = listening_at(&mut lead);
+    let lead_address = lead.listening_at();
     let lead_url = format!("http://{lead_address}");
     let follow = ["--lead", &lead_url, "--listen", "127.0.0.1:0", "--advertise", &advertised[1]];
     let mut follower = Process::start("halflife-server", &follow);
-    let addresses = [lead_address, lead_address, listening_at(&mut follower)];
+    let addresses = [lead_address, lead_address, follower.listening_at()];
     for (target, address) in targets.iter().zip(addresses) {
         target.send_replace(Some(address));
     }
@@ -336,11 +336,4 @@ async fn links_that_are_cut_stalled_delayed_and_torn_change_no_bit() {
         }
     }
     job.end().await;
-}
-
-/// The port that a server listens at, which the URL it advertises does not tell.
-fn listening_at(server: &mut Process) -> std::net::SocketAddr {
-    let line = server.wait_for_line("listening");
-    let at = line.split("at=").nth(1).and_then(|rest| rest.split_whitespace().next());
-    at.expect("the line names the address").trim_matches('"').parse().expect("an address")
 }

@@ -1,6 +1,5 @@
 //! The asynchronous modes over links that are cut and torn: nobody hangs, and every push counts exactly once.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use halflife_proto::membership::Operation;
@@ -18,13 +17,6 @@ const WORKERS: usize = 3;
 const BLOCKS: u64 = 21;
 /// Without progress for so long the job hangs.
 const HANG: Duration = Duration::from_secs(20);
-
-/// The port that a server listens at, which the URL it advertises does not tell.
-fn listening_at(server: &mut Process) -> SocketAddr {
-    let line = server.wait_for_line("listening");
-    let at = line.split("at=").nth(1).and_then(|rest| rest.split_whitespace().next());
-    at.expect("the line names the address").trim_matches('"').parse().expect("an address")
-}
 
 /// The status once so many more tickets are settled.
 async fn after(
@@ -59,11 +51,11 @@ async fn cut_links_lose_and_repeat_no_push(mode: &[&str]) {
     let (first, second) = (links[1].url(), links[2].url());
     let arguments = ["--config", &config, "--listen", "127.0.0.1:0", "--advertise", &first];
     let mut lead = Process::start("halflife-server", &[&arguments[..], &settings].concat());
-    let lead_address = listening_at(&mut lead);
+    let lead_address = lead.listening_at();
     let lead_url = format!("http://{lead_address}");
     let follow = ["--lead", &lead_url, "--listen", "127.0.0.1:0", "--advertise", &second];
     let mut follower = Process::start("halflife-server", &follow);
-    let addresses = [lead_address, lead_address, listening_at(&mut follower)];
+    let addresses = [lead_address, lead_address, follower.listening_at()];
     for (target, address) in targets.iter().zip(addresses) {
         target.send_replace(Some(address));
     }

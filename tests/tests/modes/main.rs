@@ -1,4 +1,9 @@
-//! Whole jobs in the modes other than sync: they finish, count every push once, and learn.
+//! The modes other than sync: whole jobs finish, count every push once, and learn.
+//!
+//! `contract`: the same over the bare contract. `links`: over links that are cut and torn.
+
+mod contract;
+mod links;
 
 use std::path::Path;
 use std::time::Duration;
