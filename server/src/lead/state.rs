@@ -26,7 +26,7 @@ use halflife_proto::manifest::{Manifest, Role};
 use halflife_proto::membership::{Assignment, BlockSums, Notice, Order, Partial, ServerLoad, Total};
 use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::{Refusal, RefusalCause};
-use halflife_proto::slots::SlotTree;
+use halflife_proto::slots::{SlotRange, SlotTree};
 
 use modes::{Decider, changing_servers};
 
@@ -152,6 +152,12 @@ impl Worker {
     #[must_use]
     pub fn assignment(&self) -> &Assignment {
         self.assignments.last().expect("a worker has an assignment from the moment it joins")
+    }
+
+    /// What it computes of a step.
+    fn nodes_at(&self, step: Step) -> &[SlotRange] {
+        let in_effect = self.assignments.iter().rfind(|assignment| assignment.from_step <= step);
+        in_effect.map_or(&[], |assignment| &assignment.nodes)
     }
 
     /// Takes a new one; forgets those it ends, and those that ended before the step after `complete`.
@@ -613,11 +619,8 @@ impl LeadState {
     fn reassign(&mut self, from_step: Step, joiner: Option<Incarnation>) -> Vec<Effect> {
         self.epoch += 1;
         let complete = self.complete_step();
-        if from_step <= complete.map_or(Step::ZERO, Step::next) {
-            // Whoever computes the step under way from now on gets time for it.
-            self.watch.restart();
-            self.missing_asked = None;
-        }
+        let under_way = complete.map_or(Step::ZERO, Step::next);
+        let mut moved = false;
         let initialized = complete.is_some();
         // Where everybody stands back, nobody does: whoever has slots is watched, or one that is cut off could
         // keep the step under way for good.
@@ -640,10 +643,18 @@ impl LeadState {
             let nodes = if shares_in { shares.next().unwrap_or_default() } else { Vec::new() };
             let initialize = shares_in && std::mem::take(&mut initializer);
             let assignment = Assignment { epoch: self.epoch, from_step, nodes, initialize };
+            let before = worker.nodes_at(under_way).to_vec();
             worker.assign(assignment.clone(), complete);
+            moved |= worker.nodes_at(under_way) != before;
             if Some(*incarnation) != joiner {
                 effects.push(Effect::Notify(*incarnation, Notice::Assignment(assignment)));
             }
+        }
+        // Whoever computes the step under way from now on gets time for it. A spare's coming and going moves nothing
+        // and must not be an excuse for who holds the step up.
+        if moved || !initialized {
+            self.watch.restart();
+            self.missing_asked = None;
         }
         effects
     }

@@ -614,6 +614,24 @@ fn where_everybody_stood_back_whoever_is_cut_off_still_loses_its_slots_to_the_ot
 }
 
 #[test]
+fn spares_that_come_and_go_do_not_excuse_who_holds_a_step_up() {
+    let mut state = placed(1);
+    for worker in 1..=6 {
+        join(&mut state, 0, worker).0.unwrap();
+    }
+    complete_everywhere(&mut state, 3);
+    state.tick(at(0));
+    state.leave(Incarnation(6));
+    for second in [3, 5, 6] {
+        (1..=5).for_each(|worker| _ = state.heartbeat(at(second), Incarnation(worker), Step(4), Vec::new()));
+        if second == 5 {
+            state.leave(Incarnation(5));
+        }
+        assert_eq!(asked_for_missing(&state.tick(at(second))), usize::from(second == 6), "second {second}");
+    }
+}
+
+#[test]
 fn an_initializer_that_sends_nothing_is_followed_by_another() {
     let mut state = placed(1);
     join(&mut state, 0, 1).0.unwrap();
