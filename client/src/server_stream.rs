@@ -153,7 +153,14 @@ impl ServerReader {
                 Ok(None)
             }
             Down::Refusal(refusal) => {
-                session.fail(ClientError::refused(&self.url, refusal.into()));
+                let refusal = Refusal::from(refusal);
+                if refusal.cause == RefusalCause::StepAhead {
+                    // A worker contributes at the weights that it has, so the step is the next. It is refused only
+                    // where the operator has ended the job before it; the notice of that is under way.
+                    tracing::debug!(url = self.url, %refusal, "waiting to hear of the end");
+                } else {
+                    session.fail(ClientError::refused(&self.url, refusal));
+                }
                 Ok(None)
             }
             Down::Welcome(_) => {

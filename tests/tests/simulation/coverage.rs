@@ -57,8 +57,6 @@ pub enum Transition {
     EndedEarly,
     AskedToEnd,
     RefusedBeyondTheEnd,
-    /// Rare: a worker ends because a notice did not come in time.
-    EndedUnexplained,
     /// Versions of the whole weights.
     VersionAssembled,
     Torn,

@@ -60,8 +60,6 @@ pub enum Timer {
     Patience {
         changes: u64,
     },
-    /// Whether a notice has come that explains a refusal.
-    Explanation,
     /// No answer on this connection until now means that there will be none.
     Unanswered(ConnectionId),
 }

@@ -16,8 +16,6 @@ use crate::network::{ConnectionId, Kind, Way};
 use crate::scenario::HEARTBEAT_US;
 use crate::world::World;
 
-/// As in `member.rs`: how long a refusal waits for a notice that explains it.
-const EXPLANATION_WAIT_US: u64 = 500_000;
 pub const BACKOFF_MIN_US: u64 = 50_000;
 pub const BACKOFF_MAX_US: u64 = 2_000_000;
 /// One shipment being sent, and as many queued as `server_stream.rs` has.
@@ -179,7 +177,6 @@ impl World<'_> {
             // The operator ends the job, and the notice of it is under way.
             RefusalCause::StepAhead if self.lead.state.ends_early() => {
                 self.coverage.pass(Transition::RefusedBeyondTheEnd);
-                self.set_timer(worker, EXPLANATION_WAIT_US, Timer::Explanation);
             }
             _ => self.promises.fail(format!("an honest worker was refused: {refusal}")),
         }

@@ -65,8 +65,6 @@ pub struct Member {
     pub changes: u64,
     /// The operator asks it to leave.
     pub is_drained: bool,
-    /// It was told with which step the job ends.
-    pub knows_the_end: bool,
     /// Streams to servers opened so far.
     pub opened: u64,
     pub is_leaving: bool,
@@ -179,7 +177,6 @@ impl World<'_> {
             Timer::Beat => self.beat(worker),
             Timer::Open(peer) => self.open_stream(worker, peer),
             Timer::Computed => self.computed(worker),
-            Timer::Explanation => self.explanation_is_due(worker),
             Timer::Patience { changes } => self.patience_is_over(worker, changes),
             Timer::Unanswered(connection) => {
                 let known = self.network.get(connection);
@@ -224,15 +221,6 @@ impl World<'_> {
         self.network.get_mut(connection).is_open[End::Worker as usize] = false;
         let at_us = self.now + self.random.between(5_000, 30_000);
         self.queue.push(at_us, Event::Ended { connection, end: End::Peer });
-    }
-
-    /// A refusal that no notice explains ends the process.
-    fn explanation_is_due(&mut self, worker: usize) {
-        let Some(member) = self.workers[worker].member() else { return };
-        if !member.knows_the_end {
-            self.coverage.pass(Transition::EndedUnexplained);
-            self.crash(worker);
-        }
     }
 
     fn close_all(&mut self, worker: usize) {
@@ -296,7 +284,6 @@ impl World<'_> {
             activity: Activity::Waiting,
             changes: 0,
             is_drained: false,
-            knows_the_end: false,
             opened: 0,
             is_leaving: false,
         }));
@@ -316,7 +303,6 @@ impl World<'_> {
             }
             Notice::Finished(step) => {
                 member.decisions.finish(step);
-                member.knows_the_end = true;
                 self.coverage.pass(Transition::HeardOfTheEnd);
             }
             Notice::Hold(after) => {
