@@ -1,9 +1,15 @@
 //! The lead's decisions as tables: what happened, what it did about it.
 
+use std::time::Duration;
+
 use super::*;
+use halflife_proto::hello::Fingerprint;
+use halflife_proto::job::Consistency;
 use halflife_proto::manifest::Tensor;
+use halflife_proto::membership::Assignment;
 use halflife_proto::membership::Operation;
 use halflife_proto::slots::SlotRange;
+use halflife_proto::slots::SlotTree;
 
 const LEASE: Duration = Duration::from_secs(5);
 

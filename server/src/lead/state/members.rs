@@ -1,0 +1,222 @@
+//! Workers come, live, leave and die; who computes which slots.
+
+use std::time::Duration;
+
+use halflife_proto::hello::Fingerprint;
+use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+
+use halflife_proto::manifest::Manifest;
+use halflife_proto::membership::{Assignment, Notice};
+
+use halflife_proto::refusal::{Refusal, RefusalCause};
+
+use super::LeadState;
+use super::{Effect, Heard, Joined, Worker};
+use crate::lead::assignment::split_slots;
+use crate::planted::{Bug, planted};
+
+impl LeadState {
+    /// A worker joins, or asks again with the same incarnation.
+    ///
+    /// # Errors
+    /// `NOT_READY` while servers are missing or place their blocks, `MANIFEST_MISMATCH` with the
+    /// differences, `OUT_OF_MEMORY` when a server could not hold what one more worker may send,
+    /// `JOB_STOPPED` after the end.
+    pub fn join(
+        &mut self,
+        now: Duration,
+        incarnation: Incarnation,
+        fingerprint: Fingerprint,
+        manifest: Manifest,
+    ) -> (Result<Joined, Refusal>, Vec<Effect>) {
+        if let Err(refusal) = self.check_not_stopped() {
+            return (Err(refusal), Vec::new());
+        }
+        let (placement, mut effects) = match self.admit_model(manifest) {
+            (Ok(placement), effects) => (placement, effects),
+            (Err(refusal), effects) => return (Err(refusal), effects),
+        };
+        if !self.workers.contains_key(&incarnation) {
+            if let Err(refusal) = self.check_memory(self.workers.len() + 1) {
+                return (Err(refusal), effects);
+            }
+            effects.extend(self.warn_of_mixed_fingerprints(&fingerprint));
+            let number = self.workers_joined;
+            self.workers_joined += 1;
+            let worker = Worker {
+                number,
+                fingerprint,
+                step: Step::ZERO,
+                heard_at: now,
+                assignments: Vec::new(),
+                unreachable: Vec::new(),
+                behind: None,
+                drained: false,
+                stalls: 0,
+            };
+            self.workers.insert(incarnation, worker);
+            self.admit_to_tickets(incarnation);
+            // The others hold the slots of the step under way; the joiner starts with a later one. A
+            // worker that is alone holds them all, at once.
+            let others = self.workers.values().filter(|worker| worker.is_eligible()).count();
+            let from_step = match self.complete_step() {
+                Some(complete) if others > 1 || planted(Bug::JoinerBeginsLate) => complete.next().next(),
+                _ => Step::ZERO,
+            };
+            effects.extend(self.reassign(from_step, Some(incarnation)));
+        }
+        let worker = &self.workers[&incarnation];
+        let joined = Joined {
+            number: worker.number,
+            placement,
+            // The oldest that still matters; the newer ones follow as notices.
+            assignment: worker.assignments[0].clone(),
+            step: self.complete_step(),
+        };
+        (Ok(joined), effects)
+    }
+
+    /// A worker is alive.
+    ///
+    /// # Errors
+    /// `FENCED` for a worker that is not, or no longer, a member.
+    pub fn heartbeat(
+        &mut self,
+        now: Duration,
+        incarnation: Incarnation,
+        step: Step,
+        unreachable: Vec<ServerIndex>,
+    ) -> Result<(), Refusal> {
+        let Some(worker) = self.workers.get_mut(&incarnation) else {
+            if planted(Bug::FencedHeartbeatAccepted) {
+                return Ok(());
+            }
+            let lease_ms = self.settings.lease.as_millis();
+            let message = format!("{incarnation} is no member: it never joined, or was silent for over {lease_ms} ms");
+            return Err(Refusal::new(RefusalCause::Fenced, message));
+        };
+        worker.heard_at = now;
+        worker.step = worker.step.max(step);
+        worker.unreachable = unreachable;
+        Ok(())
+    }
+
+    /// What a worker must still be told, in order. Whoever asks again with the same `heard` gets it
+    /// again: nothing is lost with a connection, and nothing piles up for one that does not read.
+    #[must_use]
+    pub fn notices(&self, incarnation: Incarnation, heard: &mut Heard) -> Vec<Notice> {
+        let Some(worker) = self.workers.get(&incarnation) else {
+            let lease_ms = self.settings.lease.as_millis();
+            let message = format!("{incarnation} is no member any more: it left, or was silent for over {lease_ms} ms");
+            return vec![Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))];
+        };
+        let untold = worker.assignments.iter().filter(|assignment| assignment.epoch > heard.epoch);
+        let mut notices: Vec<Notice> = untold.cloned().map(Notice::Assignment).collect();
+        heard.epoch = worker.assignment().epoch;
+        if std::mem::replace(&mut heard.hold, self.hold) != self.hold {
+            notices.push(Notice::Hold(self.hold));
+        }
+        if self.is_drained(incarnation) && !std::mem::replace(&mut heard.drained, true) {
+            notices.push(Notice::Drained);
+        }
+        if self.finished && !std::mem::replace(&mut heard.finished, true) {
+            notices.push(Notice::Finished(self.settings.steps));
+        }
+        notices.extend(self.stopped.clone().map(Notice::Stopped));
+        notices
+    }
+
+    /// A worker goes; its slots move at once.
+    pub fn leave(&mut self, incarnation: Incarnation) -> Vec<Effect> {
+        if self.workers.remove(&incarnation).is_none() {
+            return Vec::new();
+        }
+        let mut effects = self.void_tickets_of(incarnation);
+        effects.extend(self.reassign(Step::ZERO, None));
+        effects.extend(self.finish_when_all_left());
+        effects
+    }
+
+    /// Time has passed: workers that were silent for a lease are taken for dead.
+    pub fn tick(&mut self, now: Duration) -> Vec<Effect> {
+        let lease = self.settings.lease;
+        let dead: Vec<(Incarnation, u32)> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| now.saturating_sub(worker.heard_at) > lease && !planted(Bug::MissingFence))
+            .map(|(incarnation, worker)| (*incarnation, worker.number))
+            .collect();
+        let mut effects = Vec::new();
+        for (incarnation, number) in &dead {
+            let message =
+                format!("worker {number} was silent for over {} ms; its slots move to the others", lease.as_millis());
+            effects.push(Effect::Warn(message.clone()));
+            effects.push(Effect::Notify(*incarnation, Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))));
+            self.workers.remove(incarnation);
+            effects.extend(self.void_tickets_of(*incarnation));
+        }
+        if !dead.is_empty() && !planted(Bug::SlotsNotMoved) {
+            effects.extend(self.reassign(Step::ZERO, None));
+            effects.extend(self.finish_when_all_left());
+        }
+        effects.extend(self.watch_progress(now));
+        effects
+    }
+
+    /// Shares the slots among the living. `joiner` learns its share from the answer to its join.
+    pub(super) fn reassign(&mut self, from_step: Step, joiner: Option<Incarnation>) -> Vec<Effect> {
+        self.epoch += 1;
+        let complete = self.complete_step();
+        let under_way = complete.map_or(Step::ZERO, Step::next);
+        let mut moved = false;
+        let initialized = complete.is_some();
+        // Where everybody stands back, nobody does: whoever has slots is watched, or one that is cut off could
+        // keep the step under way for good.
+        if !self.workers.values().any(Worker::is_eligible) {
+            self.workers.values_mut().for_each(|worker| worker.behind = None);
+        }
+        let mut by_number: Vec<(&Incarnation, &mut Worker)> = self.workers.iter_mut().collect();
+        by_number.sort_by_key(|(_, worker)| worker.number);
+        let sharing = by_number.iter().filter(|(_, worker)| worker.is_eligible()).count();
+        let shares = match self.settings.consistency.mode.has_tickets() {
+            // Nobody owns slots: a ticket is all slots of its step.
+            true => Vec::new(),
+            false => split_slots(self.settings.slots, sharing),
+        };
+        let mut shares = shares.into_iter();
+        let mut initializer = !initialized && self.settings.initial_tensors.is_none();
+        let mut effects = Vec::new();
+        for (incarnation, worker) in by_number {
+            let shares_in = worker.is_eligible();
+            let nodes = if shares_in { shares.next().unwrap_or_default() } else { Vec::new() };
+            let initialize = shares_in && std::mem::take(&mut initializer);
+            let assignment = Assignment { epoch: self.epoch, from_step, nodes, initialize };
+            let before = worker.nodes_at(under_way).to_vec();
+            worker.assign(assignment.clone(), complete);
+            moved |= worker.nodes_at(under_way) != before;
+            if Some(*incarnation) != joiner {
+                effects.push(Effect::Notify(*incarnation, Notice::Assignment(assignment)));
+            }
+        }
+        // Whoever computes the step under way from now on gets time for it. A spare's coming and going moves nothing
+        // and must not be an excuse for who holds the step up.
+        if moved || !initialized {
+            self.watch.restart();
+            self.missing_asked = None;
+        }
+        effects
+    }
+
+    fn warn_of_mixed_fingerprints(&self, joining: &Fingerprint) -> Vec<Effect> {
+        let other = self.workers.values().find(|worker| worker.fingerprint != *joining);
+        other
+            .map(|worker| {
+                Effect::Warn(format!(
+                    "workers differ ({} / {joining}): the trained bits may depend on who computes what (promise P2 is off)",
+                    worker.fingerprint
+                ))
+            })
+            .into_iter()
+            .collect()
+    }
+}
