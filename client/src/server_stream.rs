@@ -156,8 +156,9 @@ impl ServerReader {
                 let refusal = Refusal::from(refusal);
                 if refusal.cause == RefusalCause::StepAhead {
                     // A worker contributes at the weights that it has, so the step is the next. It is refused only
-                    // where the operator has ended the job before it; the notice of that is under way.
+                    // where the operator ends the job before it, or while lead and servers still agree on the end.
                     tracing::debug!(url = self.url, %refusal, "waiting to hear of the end");
+                    session.send_again_later();
                 } else {
                     session.fail(ClientError::refused(&self.url, refusal));
                 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use halflife_proto::ids::{ServerIndex, Step};
 use tokio::sync::{mpsc, watch};
@@ -15,6 +16,10 @@ use crate::error::ClientError;
 use crate::shipment::Shipment;
 use crate::weights::WeightsVersion;
 use crate::work::WorkState;
+
+/// Time before something is sent again that was refused: the lead and its servers agree on an end in a round trip
+/// or two.
+const SEND_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// The common knowledge.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) unreachable: BTreeSet<ServerIndex>,
     /// The operator asks this worker to leave.
     pub(crate) drained: bool,
+    /// What was sent is about to be sent again.
+    pub(crate) sends_again: bool,
     /// Why tasks have ended, at most one per task.
     pub(crate) failures: Vec<ClientError>,
 }
@@ -62,6 +69,7 @@ impl SessionHandle {
             opened: 0,
             unreachable: BTreeSet::new(),
             drained: false,
+            sends_again: false,
             failures: Vec::new(),
         }))
     }
@@ -79,6 +87,24 @@ impl SessionHandle {
     /// Wakes at every change from now on.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Session> {
         self.0.subscribe()
+    }
+
+    /// Something was refused that may be taken soon: everything is sent once more after a while, unless the
+    /// job has ended by then.
+    pub(crate) fn send_again_later(&self) {
+        let mut waits_already = false;
+        self.change(|session| waits_already = std::mem::replace(&mut session.sends_again, true));
+        if waits_already {
+            return;
+        }
+        let session = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SEND_AGAIN_AFTER).await;
+            session.change(|session| {
+                session.sends_again = false;
+                session.work.forget_sent();
+            });
+        });
     }
 
     /// A task ends because of `failure`.

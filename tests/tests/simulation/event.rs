@@ -56,6 +56,8 @@ pub enum Timer {
     Open(usize),
     /// The computation under way is done.
     Computed,
+    /// Send once more what was refused.
+    SendAgain,
     /// Whether a version is still torn, unless something changed since.
     Patience {
         changes: u64,

@@ -21,6 +21,9 @@ pub const BACKOFF_MAX_US: u64 = 2_000_000;
 /// One shipment being sent, and as many queued as `server_stream.rs` has.
 pub const SHIPMENTS_MAX: usize = 3;
 
+/// As in the client's `session.rs`.
+const SEND_AGAIN_AFTER_US: u64 = 50_000;
+
 /// A stream of a member.
 pub struct Stream {
     pub connection: Option<ConnectionId>,
@@ -177,6 +180,9 @@ impl World<'_> {
             // The operator ends the job, and the notice of it is under way.
             RefusalCause::StepAhead if self.lead.state.ends_early() => {
                 self.coverage.pass(Transition::RefusedBeyondTheEnd);
+                if !std::mem::replace(&mut member.sends_again, true) {
+                    self.set_timer(worker, SEND_AGAIN_AFTER_US, Timer::SendAgain);
+                }
             }
             _ => self.promises.fail(format!("an honest worker was refused: {refusal}")),
         }

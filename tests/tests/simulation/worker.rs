@@ -68,6 +68,8 @@ pub struct Member {
     /// Streams to servers opened so far.
     pub opened: u64,
     pub is_leaving: bool,
+    /// What was sent is about to be sent again.
+    pub sends_again: bool,
 }
 
 impl Worker {
@@ -177,6 +179,7 @@ impl World<'_> {
             Timer::Beat => self.beat(worker),
             Timer::Open(peer) => self.open_stream(worker, peer),
             Timer::Computed => self.computed(worker),
+            Timer::SendAgain => self.send_again(worker),
             Timer::Patience { changes } => self.patience_is_over(worker, changes),
             Timer::Unanswered(connection) => {
                 let known = self.network.get(connection);
@@ -221,6 +224,15 @@ impl World<'_> {
         self.network.get_mut(connection).is_open[End::Worker as usize] = false;
         let at_us = self.now + self.random.between(5_000, 30_000);
         self.queue.push(at_us, Event::Ended { connection, end: End::Peer });
+    }
+
+    /// What was refused may be taken by now.
+    fn send_again(&mut self, worker: usize) {
+        if let Some(member) = self.workers[worker].member() {
+            member.sends_again = false;
+            member.decisions.forget_sent();
+            self.changed(worker);
+        }
     }
 
     fn close_all(&mut self, worker: usize) {
@@ -286,6 +298,7 @@ impl World<'_> {
             is_drained: false,
             opened: 0,
             is_leaving: false,
+            sends_again: false,
         }));
         self.trace.note(self.now, &[1, worker as u64], || format!("worker {worker} has joined"));
         self.set_timer(worker, crate::scenario::HEARTBEAT_US, Timer::Beat);
