@@ -206,6 +206,9 @@ fn a_group_is_judged_by_its_own_numbers() {
         [[groups]]
         name = "alike"
         patterns = ["^alike"]
+        [[groups]]
+        name = "twin"
+        patterns = ["^twin"]
     "#;
     let optimizer = build(text, 1000);
     let of = |group: &str, warning| DecayWarning::OfGroup { group: group.into(), warning: Box::new(warning) };
@@ -228,6 +231,19 @@ fn a_group_is_judged_by_its_own_numbers() {
     assert!(matches!(repeated[..], [DecayWarning::LongerThanRun { .. }]), "said once: {repeated:?}");
     let shared = alike.warnings([("alike.w", &[2, 2][..])]);
     assert!(matches!(shared[..], [DecayWarning::OfGroup { .. }]), "{shared:?}");
+    let twins = alike.warnings([("alike.w", &[2, 2][..]), ("twin.w", &[2, 2][..])]);
+    assert_eq!(twins, shared, "what the first of two groups is told, the second is not");
+}
+
+#[test]
+fn a_decay_is_lost_in_f32_below_half_a_unit_and_not_at_it() {
+    let lost = |value: f64| {
+        let text =
+            format!("lr = 0.1\nweight_decay = {{ mode = \"decoupled\", value = {value:e}, scaled_by = \"nothing\" }}");
+        build(&text, 10).warnings([]).iter().any(|w| matches!(w, DecayWarning::BelowF32 { .. }))
+    };
+    let half_unit = 2f64.powi(-25);
+    assert!(lost(0.99 * half_unit) && !lost(half_unit));
 }
 
 #[test]

@@ -93,6 +93,8 @@ fn a_moment_that_bf16_keeps_from_falling_is_warned_of() {
     assert!(warned("state_dtype = \"bf16\""));
     assert!(warned("state_dtype = \"bf16\"\nalgorithm = \"sgd\"\nmomentum = 0.999"));
     assert!(!warned("state_dtype = \"bf16\"\nbetas = [0.9, 0.95]"));
+    let half_a_unit = "state_dtype = \"bf16\"\nbetas = [0.9, 0.998046875]"; // 1 - 2^-9
+    assert!(!warned(half_a_unit), "what is taken off is half a unit, no less");
     assert!(!warned("state_dtype = \"f32\""));
 }
 
