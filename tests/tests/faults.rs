@@ -27,7 +27,7 @@ const LEASE: Duration = Duration::from_millis(400);
 const PROCESS_FAULTS: usize = 60;
 const LINK_FAULTS: usize = 24;
 /// A stall beyond this is a hang. Faults overlap, so that several leases may follow each other.
-const HANG: Duration = Duration::from_secs(8);
+const HANG: Duration = Duration::from_secs(20);
 /// digits without an end of its own, whose lr does not depend on the number of steps.
 const SETTINGS: [&str; 12] = [
     "--set",
