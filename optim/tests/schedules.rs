@@ -134,3 +134,12 @@ fn curves_that_cannot_be_computed_are_refused_with_their_field() {
         values(&format!("{{ kind = \"{fine} }}"), 20, &[0, 19]);
     }
 }
+
+#[test]
+fn restarts_of_equal_periods_count_them() {
+    let restarts = "{ kind = \"cosine_restarts\", base = 2.0, period = 7, restart_mult = 0.5 }";
+    close(&values(restarts, 40, &[0, 7, 14, 21]), &[2.0, 1.0, 0.5, 0.25]);
+    // The published code is a batch ahead in the first period only.
+    let code = "{ kind = \"sgdr_code\", base = 2.0, batches_per_epoch = 3, period_epochs = 2 }";
+    close(&values(code, 40, &[5, 6, 12, 18]), &[0.0, 2.0, 2.0, 2.0]);
+}
