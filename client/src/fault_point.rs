@@ -46,10 +46,13 @@ mod armed {
 
     static FAULT: LazyLock<Option<Fault>> = LazyLock::new(|| {
         let text = std::env::var("HALFLIFE_FAULT_POINT").ok()?;
-        Some(
-            parse(&text)
-                .unwrap_or_else(|| panic!("HALFLIFE_FAULT_POINT: expected name:count:kill|stop, found {text:?}")),
-        )
+        let fault = parse(&text);
+        if fault.is_none() {
+            // A panic would end one task and leave the rest waiting for it.
+            eprintln!("HALFLIFE_FAULT_POINT: expected name:count:kill|stop, found {text:?}");
+            std::process::exit(2);
+        }
+        fault
     });
 
     fn parse(text: &str) -> Option<Fault> {

@@ -58,6 +58,8 @@ fn newest_source() -> Option<SystemTime> {
 fn build(directory: &Path) {
     let mut command = Command::new(env!("CARGO"));
     command.current_dir(root()).args(["build", "--quiet", "--workspace", "--bins"]);
+    // As `cargo test --workspace` builds them.
+    command.args(["--features", "halflife-client/fault-points"]);
     if directory.file_name() == Some(OsStr::new("release")) {
         command.arg("--release");
     }
