@@ -66,6 +66,8 @@ pub(crate) async fn keep(mut halves: (Heart, NoticeReader), hello: Hello, give_u
                 return session.fail(failure);
             }
         };
+        // The lead tells a new stream of a hold if there is one, and says nothing if there is none any more.
+        session.change(|session| session.work.hold(None));
         tracing::info!(url, "the lead is reached again");
     }
 }

@@ -448,3 +448,19 @@ async fn nobody_at_the_url_is_an_error_that_names_it_and_the_cause() {
         assert!(matches!(error, ClientError::BadUrl { .. }), "{url}: {error}");
     }
 }
+
+#[tokio::test]
+async fn a_hold_ends_with_the_heartbeat_stream_that_told_of_it() {
+    let job = FakeJob::start(2, &[(0, SLOTS)]).await;
+    let mut member = job.join().await;
+    initialize(&mut member).await;
+    expect_nodes(&mut member, 1, &[(0, SLOTS)]).await;
+    job.state().notify(v1::notice::Notice::Hold(v1::Hold { after_step: Some(1) }));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    contribute(&mut member, 1, &[(0, SLOTS)]).await;
+    let early = tokio::time::timeout(Duration::from_millis(50), member.next_work()).await;
+    assert!(early.is_err(), "the job rests");
+    // It is resumed while the worker is cut off: the lead has nothing to tell the stream that follows.
+    job.state().notices.clear();
+    expect_nodes(&mut member, 2, &[(0, SLOTS)]).await;
+}

@@ -105,6 +105,9 @@ impl World<'_> {
             }
         }
         if was_open {
+            if peer == servers {
+                member.decisions.hold(None);
+            }
             let kind = if peer == servers { Transition::HeartAgain } else { Transition::StreamAgain };
             self.coverage.pass(kind);
             return self.changed(worker);
