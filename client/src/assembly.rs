@@ -125,6 +125,9 @@ impl Assembly {
         let is_new = match self.received[number] {
             None => true,
             Some(_) if block.frozen => false,
+            // With tickets a block's updates follow each other on any thread, so their versions may come in any
+            // order; the newest is what counts.
+            Some(newest) if self.marks.is_some() && weights.step < newest => false,
             // A stream that was opened again begins with a version of which some blocks may have been overtaken
             // before it broke, published or not. By one step: a server's blocks are never further apart.
             Some(newest) if weights.step.next() == newest => false,
@@ -414,6 +417,14 @@ mod tests {
         let (server, older) = block(&assembly, 2, 4);
         assert!(matches!(assembly.receive(server, &older), Err(WeightsViolation::StepBack { .. })));
         assert_eq!(receive_all(&mut assembly, &[1, 2, 3, 4], 7).unwrap().step, Step(7));
+    }
+
+    #[test]
+    fn with_tickets_versions_may_come_in_any_order() {
+        let mut assembly = assembly().with_snapshots();
+        receive(&mut assembly, 4, 7);
+        receive(&mut assembly, 4, 3);
+        assert_eq!(assembly.received[4], Some(Step(7)));
     }
 
     #[test]
