@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
-
 use halflife_proto::manifest::Manifest;
 use halflife_proto::membership::{Assignment, Notice};
-
 use halflife_proto::refusal::{Refusal, RefusalCause};
 
-use super::LeadState;
-use super::{Effect, Heard, Joined, Worker};
+use super::{Effect, Heard, Joined, LeadState, Worker};
 use crate::lead::assignment::split_slots;
 use crate::planted::{Bug, planted};
 

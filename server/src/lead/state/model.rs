@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use halflife_proto::blocks::{BLOCKS_MAX, all_blocks, block_count};
-
 use halflife_proto::ids::ServerIndex;
-
 use halflife_proto::manifest::{Manifest, Role};
 use halflife_proto::membership::Order;
 use halflife_proto::placement::Placement;

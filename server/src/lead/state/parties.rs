@@ -7,12 +7,12 @@ use std::time::Duration;
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::job::Consistency;
-
-use super::{Behind, Demand};
 use halflife_proto::membership::{Assignment, Notice, Order, ServerLoad};
 use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::{SlotRange, SlotTree};
+
+use super::{Behind, Demand};
 
 /// The part of the job the lead decides by.
 #[derive(Clone, Debug)]

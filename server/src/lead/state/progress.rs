@@ -1,5 +1,6 @@
 //! Workers that live but hold the job up: whose slots are somebody else's too, and until when.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
@@ -31,9 +32,8 @@ impl Worker {
 
     /// Whether it is to compute one of these slots of `step`.
     fn owes(&self, step: Step, slots: &[SlotRange]) -> bool {
-        let in_effect = self.assignments.iter().rfind(|assignment| assignment.from_step <= step);
         let overlaps = |node: &SlotRange| slots.iter().any(|slots| slots.begin < node.end && node.begin < slots.end);
-        in_effect.is_some_and(|assignment| assignment.nodes.iter().any(overlaps))
+        self.nodes_at(step).iter().any(overlaps)
     }
 }
 
@@ -120,15 +120,15 @@ impl LeadState {
         if !self.workers.values().any(cut_off) {
             return Vec::new();
         }
-        let slow: Vec<(Incarnation, Vec<ServerIndex>)> = self
+        let (slow, lost): (Vec<Incarnation>, Vec<&Vec<ServerIndex>>) = self
             .workers
             .iter()
             .filter(|(_, worker)| cut_off(worker))
-            .map(|(incarnation, worker)| (*incarnation, worker.unreachable.clone()))
-            .collect();
-        let names: Vec<String> = slow.iter().flat_map(|(_, servers)| servers).map(ToString::to_string).collect();
-        let incarnations: Vec<Incarnation> = slow.into_iter().map(|(incarnation, _)| incarnation).collect();
-        self.stand_back(&incarnations, now, &format!("cannot reach {}", names.join(", ")))
+            .map(|(incarnation, worker)| (*incarnation, &worker.unreachable))
+            .unzip();
+        let lost: BTreeSet<&ServerIndex> = lost.into_iter().flatten().collect();
+        let names: Vec<String> = lost.into_iter().map(ToString::to_string).collect();
+        self.stand_back(&slow, now, &format!("cannot reach {}", names.join(", ")))
     }
 
     /// Workers that have caught up share in a later step again.
