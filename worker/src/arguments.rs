@@ -56,7 +56,7 @@ pub(crate) struct Train {
     /// URL of the server that leads the job: http://HOST:PORT, or unix:///PATH on its host.
     #[arg(long, value_name = "URL", env = "HALFLIFE_SERVER")]
     pub(crate) server: String,
-    /// How long to try to reach and join the job, in seconds.
+    /// How long to try to reach and join the job, and to reach lead and servers again when they are lost, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
     /// Threads that move data. 0: one per four cores.

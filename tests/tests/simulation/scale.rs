@@ -144,7 +144,7 @@ fn shown(cost: Cost, times: u64) -> String {
 }
 
 #[test]
-#[ignore = "prints a table of figures, and asserts none: see .ci/long"]
+#[ignore = "for its table of times, in a release build: see .ci/long"]
 fn the_lead_of_a_large_cluster() {
     say(
         "per step of 1 s (heartbeats 1/s): messages in, out, us | per worker: ns | the same with a norm | a loss | a join",
@@ -160,6 +160,10 @@ fn the_lead_of_a_large_cluster() {
             costs[kind].said += cost.said;
             costs[kind].time += cost.time;
         }
+        let everyone = workers + u64::from(servers);
+        assert_eq!((costs[0].heard, costs[0].said), (STEPS * everyone, 0), "a step says nothing to anybody");
+        let with_norm = (STEPS * (everyone + u64::from(servers)), STEPS * u64::from(servers));
+        assert_eq!((costs[1].heard, costs[1].said), with_norm, "a norm is a part and a total for each server");
         let loss = cluster.lose(workers / 2);
         let per_worker_ns = costs[0].time.as_secs_f64() * 1e9 / (STEPS * workers) as f64;
         say(&format!(
