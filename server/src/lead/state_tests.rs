@@ -572,6 +572,29 @@ fn a_worker_that_lives_but_holds_a_step_up_shares_its_slots_and_comes_back_once_
 }
 
 #[test]
+fn a_worker_that_follows_a_fast_job_comes_back_although_it_is_never_seen_at_the_step_under_way() {
+    let mut state = LeadState::new(Settings { steps: Step(10_000), ..settings(1) });
+    state.register(Incarnation(900), "http://s0".into(), None).unwrap();
+    assert!(join(&mut state, 0, 1).0.is_err());
+    state.placed(ServerIndex(0));
+    join(&mut state, 0, 1).0.unwrap();
+    join(&mut state, 0, 2).0.unwrap();
+    complete_everywhere(&mut state, 3);
+    state.heartbeat(at(1), Incarnation(2), Step(4), vec![ServerIndex(0)]).unwrap();
+    assert_eq!(told(&state.tick(at(1))).len(), 2, "it stands back");
+    // 100 steps a second; a heartbeat is some steps old when it arrives.
+    let mut back = Vec::new();
+    for second in 2..9 {
+        complete_everywhere(&mut state, 100 * second);
+        beat(&mut state, second, 1, 100 * second - 5);
+        beat(&mut state, second, 2, if second < 7 { 50 } else { 100 * second - 5 });
+        back.extend(told(&state.tick(at(second))).iter().map(|_| second));
+    }
+    assert_eq!(back, [7, 7], "once its lease of standing back is over and it is where the job was a heartbeat ago");
+    assert_eq!(state.workers()[&Incarnation(2)].lag, 6);
+}
+
+#[test]
 fn where_everybody_is_slow_nobody_stands_back() {
     let mut state = two_workers();
     beat(&mut state, 6, 1, 4);

@@ -50,7 +50,6 @@ fn phase(state: &LeadState) -> (v1::Phase, String) {
 }
 
 fn workers(state: &LeadState, now: Duration) -> Vec<v1::WorkerStatus> {
-    let under_way = state.complete_step().map_or(0, |step| step.next().0);
     let mut workers: Vec<_> = state
         .workers()
         .iter()
@@ -62,7 +61,7 @@ fn workers(state: &LeadState, now: Duration) -> Vec<v1::WorkerStatus> {
             heartbeat_age_ms: now.saturating_sub(worker.heard_at).as_millis() as u64,
             fingerprint: Some((&worker.fingerprint).into()),
             state: standing(worker, state.tickets().is_some()).into(),
-            lag: under_way.saturating_sub(worker.step.0),
+            lag: worker.lag,
             unreachable: worker.unreachable.iter().map(|server| server.0).collect(),
         })
         .collect();

@@ -45,6 +45,9 @@ impl LeadState {
                 fingerprint,
                 step: Step::ZERO,
                 heard_at: now,
+                lag: 0,
+                under_way_then: Step::ZERO,
+                follows: true,
                 assignments: Vec::new(),
                 unreachable: Vec::new(),
                 behind: None,
@@ -84,6 +87,7 @@ impl LeadState {
         step: Step,
         unreachable: Vec<ServerIndex>,
     ) -> Result<(), Refusal> {
+        let under_way = self.complete_step().map_or(Step::ZERO, Step::next);
         let Some(worker) = self.workers.get_mut(&incarnation) else {
             if planted(Bug::FencedHeartbeatAccepted) {
                 return Ok(());
@@ -94,6 +98,9 @@ impl LeadState {
         };
         worker.heard_at = now;
         worker.step = worker.step.max(step);
+        worker.lag = under_way.0.saturating_sub(worker.step.0);
+        // Many steps may pass between two heartbeats, so that nobody is ever seen at the one under way.
+        worker.follows = worker.step >= std::mem::replace(&mut worker.under_way_then, under_way);
         worker.unreachable = unreachable;
         Ok(())
     }

@@ -110,6 +110,12 @@ pub struct Worker {
     pub step: Step,
     /// When it was last heard of.
     pub heard_at: Duration,
+    /// Steps between the one it computed then and the one under way then.
+    pub lag: u64,
+    /// The step under way then.
+    pub(super) under_way_then: Step,
+    /// It was then where the job had been the time before: it is not more than a heartbeat behind.
+    pub(super) follows: bool,
     /// Its assignments, by rising epoch and rising first step: the one in effect at a step is the last
     /// whose first step is not beyond it. Never empty once the worker has joined.
     pub(super) assignments: Vec<Assignment>,

@@ -26,8 +26,8 @@ impl Worker {
         self.behind.is_none() && !self.drained
     }
 
-    fn has_caught_up(&self, now: Duration, under_way: Step) -> bool {
-        self.behind.is_some_and(|behind| behind.until <= now) && self.step >= under_way && self.unreachable.is_empty()
+    fn has_caught_up(&self, now: Duration) -> bool {
+        self.behind.is_some_and(|behind| behind.until <= now) && self.follows && self.unreachable.is_empty()
     }
 
     /// Whether it is to compute one of these slots of `step`.
@@ -134,7 +134,7 @@ impl LeadState {
     /// Workers that have caught up share in a later step again.
     fn readmit(&mut self, now: Duration, under_way: Step) -> Vec<Effect> {
         let mut any = false;
-        for worker in self.workers.values_mut().filter(|worker| worker.has_caught_up(now, under_way)) {
+        for worker in self.workers.values_mut().filter(|worker| worker.has_caught_up(now)) {
             worker.behind = None;
             any = true;
         }
