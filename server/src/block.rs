@@ -35,6 +35,7 @@ pub use update::{Applied, Update, Waiting};
 pub use weights::{Version, WeightsBuffer};
 
 use crate::config::NonfinitePolicy;
+use crate::planted::{Bug, planted};
 
 /// How the blocks of a tensor change from step to step.
 #[derive(Debug, Clone)]
@@ -361,7 +362,12 @@ impl Block {
             return Ok(Contributed::Noted(if closes { Outcome::AlreadyApplied } else { Outcome::Duplicate }));
         }
         let outcome = state.gathering.add(Held { slots, weight, payload, magnitude_max });
-        if outcome == Outcome::Duplicate || closes || !state.gathering.is_complete() {
+        let held = state.gathering.held().len();
+        let is_whole = match closes {
+            true => planted(Bug::QuorumPerBlock) && self.rules.consistency.quorum == Some(held as u32),
+            false => state.gathering.is_complete(),
+        };
+        if outcome == Outcome::Duplicate || !is_whole {
             return Ok(Contributed::Noted(outcome));
         }
         if let Some(refusal) = self.reason_to_halt(step, &state) {

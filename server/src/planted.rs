@@ -26,6 +26,10 @@ pub enum Bug {
     SlotsNotMoved,
     /// Nobody notices that a step takes too long.
     NoProgressWatch,
+    /// With a quorum each block closes its step with the first slots that it has.
+    QuorumPerBlock,
+    /// With a quorum a slot counts as soon as one server has it.
+    QuorumOfOneServer,
     /// A worker that joins alone begins with a later step than the one under way.
     JoinerBeginsLate,
 }

@@ -57,6 +57,9 @@ pub enum Transition {
     EndedEarly,
     AskedToEnd,
     RefusedBeyondTheEnd,
+    /// The lead closes a step with a quorum; a slot that some block had is left out.
+    Closed,
+    LeftOut,
     /// Versions of the whole weights.
     VersionAssembled,
     Torn,
@@ -65,7 +68,7 @@ pub enum Transition {
 
 impl Transition {
     /// Those that must not be missed.
-    pub const ALL: [Transition; 40] = [
+    pub const ALL: [Transition; 42] = [
         Transition::Registered,
         Transition::ServerLost,
         Transition::Halted,
@@ -103,6 +106,8 @@ impl Transition {
         Transition::EndedEarly,
         Transition::AskedToEnd,
         Transition::RefusedBeyondTheEnd,
+        Transition::Closed,
+        Transition::LeftOut,
         Transition::VersionAssembled,
         Transition::Torn,
         Transition::VersionPulled,

@@ -209,7 +209,12 @@ impl World<'_> {
         let mut reassigned = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Order(index, order) => self.send_order(index, order),
+                Effect::Order(index, order) => {
+                    if let Order::Close { step, slots } = &order {
+                        self.note_closing(index, *step, slots);
+                    }
+                    self.send_order(index, order);
+                }
                 Effect::Notify(incarnation, Notice::Assignment(assignment)) => {
                     let told = [8, assignment.epoch, assignment.from_step.0, assignment.nodes.len() as u64];
                     self.trace.note(self.now, &told, || {

@@ -1,7 +1,7 @@
 //! What is promised, checked after every event: bits (P1, P2, P4, P7), membership (P5, P7), bounds, progress.
 //!
-//! The reference is the same job by one worker and one server that nothing happened to. In sync mode every version
-//! of every block equals its; other modes will compare with what they promise instead (`scenario::Mode`).
+//! What is compared with depends on the mode ([`Expected`]). In sync mode it is the same job by one worker and one
+//! server that nothing happened to: every version of every block equals its.
 
 use std::collections::HashMap;
 
@@ -17,6 +17,7 @@ use halflife_server::shard::BlockInspection;
 
 use crate::coverage::Transition;
 use crate::lead::TICK_US;
+use crate::quorum::Closings;
 use crate::scenario::{BLOCK_ELEMENTS, LEASE_US, Mode, Scenario, Severity};
 use crate::worker::State;
 use crate::world::World;
@@ -36,15 +37,43 @@ const RECONNECTION_MAX_US: u64 = 900_000;
 /// Every version of every block, and of the whole weights as a worker sees them.
 #[derive(Debug, Default)]
 pub struct History {
-    blocks: HashMap<BlockId, Vec<Vec<u8>>>,
-    versions: Vec<Vec<f32>>,
+    pub blocks: HashMap<BlockId, Vec<Vec<u8>>>,
+    pub versions: Vec<Vec<f32>>,
+}
+
+/// What the weights are compared with.
+pub enum Expected<'a> {
+    /// Nothing: this is the undisturbed run.
+    Itself,
+    /// The undisturbed run.
+    Undisturbed(&'a History),
+    /// The job computed from the slots that the lead fixes.
+    Quorum(Box<Closings<'a>>),
+}
+
+impl<'a> Expected<'a> {
+    fn new(scenario: &'a Scenario, undisturbed: Option<&'a History>) -> Expected<'a> {
+        match (scenario.job.mode, undisturbed) {
+            (Mode::Sync, None) => Expected::Itself,
+            (Mode::Sync, Some(undisturbed)) => Expected::Undisturbed(undisturbed),
+            (Mode::Quorum(quorum), _) => Expected::Quorum(Box::new(Closings::new(&scenario.job, quorum))),
+        }
+    }
+
+    fn history(&self) -> Option<&History> {
+        match self {
+            Expected::Itself => None,
+            Expected::Undisturbed(history) => Some(history),
+            Expected::Quorum(closings) => Some(&closings.reference.history),
+        }
+    }
 }
 
 /// What was seen so far, and the first promise that was broken.
 pub struct Promises<'a> {
     pub violation: Option<String>,
     pub history: History,
-    reference: Option<&'a History>,
+    pub expected: Expected<'a>,
     scenario: &'a Scenario,
     steps: HashMap<BlockId, Step>,
     complete: Option<Step>,
@@ -60,12 +89,12 @@ pub struct Promises<'a> {
 }
 
 impl<'a> Promises<'a> {
-    /// Nothing seen yet.
-    pub fn new(scenario: &'a Scenario, reference: Option<&'a History>) -> Promises<'a> {
+    /// Nothing seen yet. Of a job in sync mode without an `undisturbed` one to compare with, the history is one.
+    pub fn new(scenario: &'a Scenario, undisturbed: Option<&'a History>) -> Promises<'a> {
         Promises {
             violation: None,
             history: History::default(),
-            reference,
+            expected: Expected::new(scenario, undisturbed),
             scenario,
             steps: HashMap::new(),
             complete: None,
@@ -109,12 +138,13 @@ impl<'a> Promises<'a> {
             self.fail(format!("{block} went to {step}, expected {expected}"));
         }
         self.steps.insert(block, step);
-        match (self.scenario.job.mode, self.reference) {
-            (Mode::Sync, None) => self.history.blocks.entry(block).or_default().push(seen.weights.to_vec()),
-            (Mode::Sync, Some(reference)) => {
-                let known = reference.blocks.get(&block).and_then(|versions| versions.get(step.0 as usize));
+        match self.expected.history() {
+            None => self.history.blocks.entry(block).or_default().push(seen.weights.to_vec()),
+            Some(expected) => {
+                let known = expected.blocks.get(&block).and_then(|versions| versions.get(step.0 as usize));
                 if known.is_none_or(|known| known[..] != seen.weights[..]) {
-                    self.fail(format!("P2: {block} at {step} differs from the undisturbed run"));
+                    let why = if known.is_some() { "differs from what it must be" } else { "is not due yet" };
+                    self.fail(format!("P2: {block} at {step} {why}"));
                 }
             }
         }
@@ -124,14 +154,14 @@ impl<'a> Promises<'a> {
     /// A worker has a whole version: it is of one step, and the reference's.
     pub fn check_version(&mut self, worker: usize, version: &WeightsVersion) {
         let step = version.step;
-        match self.reference {
+        match self.expected.history() {
             None if step.0 as usize == self.history.versions.len() => {
                 self.history.versions.push(version.values.clone())
             }
             None => self.fail(format!("the undisturbed worker skipped to {step}")),
-            Some(reference) => {
+            Some(expected) => {
                 let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-                let known = reference.versions.get(step.0 as usize);
+                let known = expected.versions.get(step.0 as usize);
                 if known.is_none_or(|known| bits(known) != bits(&version.values)) {
                     self.fail(format!("P4: worker {worker} assembled a {step} that never was"));
                 }

@@ -7,7 +7,7 @@ use halflife_client::simulation::JobTerms;
 use halflife_optim::Optimizer;
 use halflife_proto::blocks::{BlockId, all_blocks};
 use halflife_proto::contribution::{Contribution, Payload};
-use halflife_proto::ids::{Generation, ServerIndex, Step};
+use halflife_proto::ids::{Generation, ServerIndex, Step, TensorIndex};
 use halflife_proto::manifest::{Manifest, Role, Tensor};
 use halflife_proto::membership::Order;
 use halflife_proto::placement::Placement;
@@ -35,12 +35,31 @@ pub const HEARTBEAT_US: u64 = 200_000;
 /// The generation of the job: not the first, so that there is an older one.
 pub const GENERATION: Generation = Generation(7);
 
-/// When steps are applied. Modes without steps for all (bounded, async) will stand here, too: what differs is what
-/// a worker pushes (`worker.rs`), and what `promises.rs` compares with.
+/// When steps are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// When every slot is in.
     Sync,
+    /// When so many slots are in, fewer than all.
+    Quorum(u32),
+}
+
+impl Mode {
+    fn draw(slots: u32, random: &mut Random) -> Mode {
+        match random.below(8) {
+            0..4 => Mode::Sync,
+            _ if slots > 1 => Mode::Quorum(random.between(1, u64::from(slots) - 1) as u32),
+            _ => Mode::Sync,
+        }
+    }
+
+    /// As the job file says it.
+    fn text(self) -> String {
+        match self {
+            Mode::Sync => "mode = \"sync\"".to_owned(),
+            Mode::Quorum(quorum) => format!("mode = \"sync\"\nquorum = {quorum}"),
+        }
+    }
 }
 
 /// What NaN there is.
@@ -94,6 +113,7 @@ pub struct Job {
 impl Job {
     fn draw(seed: u64, servers: u32, nan: Nan, random: &mut Random) -> Job {
         let slots = random.pick(&[1, 2, 3, 4, 5, 6, 8, 11]);
+        let mode = Mode::draw(slots, random);
         let combine = random.pick(&["mean", "mean", "weighted_mean", "sum"]);
         let gradients = random.pick(&["f32", "f32", "f32", "bf16"]);
         let weights = random.pick(&["f32", "f32", "f32", "bf16"]);
@@ -102,24 +122,25 @@ impl Job {
         let (heartbeat_ms, lease_ms) = (HEARTBEAT_US / 1000, LEASE_US / 1000);
         let text = format!(
             "[job]\nname = \"simulation\"\nseed = {}\nsteps = {STEPS}\nslots = {slots}\nservers = {servers}\n\
-             block_elements = {BLOCK_ELEMENTS}\ncombine = \"{combine}\"\nnonfinite = \"{nonfinite}\"\n\
+             block_elements = {BLOCK_ELEMENTS}\n{}\ncombine = \"{combine}\"\nnonfinite = \"{nonfinite}\"\n\
              [membership]\nheartbeat_ms = {heartbeat_ms}\nlease_ms = {lease_ms}\n\
              [wire]\ngradients = \"{gradients}\"\nweights = \"{weights}\"\n\
              {optimizer}",
-            seed >> 1 // TOML's integers are signed
+            seed >> 1, // TOML's integers are signed
+            mode.text(),
         );
         let spec = JobSpec::parse("the simulated job", &text, &[]).expect("a job of the simulator's own");
         let manifest = manifest();
         let layout = Layout::new(&manifest);
         let from_file = random.once_in(5);
-        Job { seed, mode: Mode::Sync, spec, manifest, layout, nan, from_file }
+        Job { seed, mode, spec, manifest, layout, nan, from_file }
     }
 
     /// What the workers know of it.
     pub fn terms(&self) -> JobTerms {
         let tree = SlotTree::new(self.spec.job.slots).expect("at least one slot");
         let (steps, combine, wire) = (self.spec.job.steps, self.spec.job.combine, self.spec.wire);
-        JobTerms { generation: GENERATION, tree, steps, combine, wire }
+        JobTerms { generation: GENERATION, tree, steps, combine, wire, consistency: self.spec.job.consistency() }
     }
 
     /// What the lead decides by, as `Lead::new` makes it of a job.
@@ -169,6 +190,11 @@ impl Job {
     /// Tensors that the optimizer moves.
     pub fn trainable(&self) -> impl Iterator<Item = u32> + '_ {
         self.of_role(|role| *role == Role::Trainable)
+    }
+
+    /// Whether steps change a tensor.
+    pub fn changes(&self, tensor: TensorIndex) -> bool {
+        tensor.0 == self.buffer() || self.trainable().any(|index| index == tensor.0)
     }
 
     /// The buffer.

@@ -15,12 +15,14 @@ use halflife_proto::wire;
 use halflife_server::SessionId;
 use halflife_server::outbox::{Outbox, Outgoing};
 use halflife_server::shard::{Identity, Shard, Standing};
+use tokio::sync::watch;
 use tokio_stream::Stream;
 
 use crate::coverage::Transition;
 use crate::event::{Down, Event, Up};
 use crate::faults::Point;
 use crate::network::{ConnectionId, Way};
+use crate::promises::Expected;
 use crate::random::Random;
 use crate::scenario::{GENERATION, STEPS};
 use crate::world::World;
@@ -36,6 +38,8 @@ pub struct ServerSide {
     pub last_step: Step,
     reported: Standing,
     reported_partial: Option<Partial>,
+    /// Changes when there is news of slots or pushes.
+    news: Option<watch::Receiver<()>>,
     /// The link to the lead: its delay, and when the last message in each direction arrives.
     delay_us: u64,
     pub slow_until: u64,
@@ -62,6 +66,7 @@ impl ServerSide {
             last_step: Step(STEPS),
             reported: Standing::default(),
             reported_partial: None,
+            news: None,
             delay_us: random.between(10, 3_000),
             slow_until: 0,
             last_order: 0,
@@ -132,7 +137,13 @@ impl World<'_> {
             }
             Order::Close { step, slots } => {
                 if let Some(shard) = self.servers[server].shard.clone() {
-                    shard.close(step, &slots).unwrap_or_else(|refusal| self.promises.fail(refusal.to_string()));
+                    if let Err(refusal) = shard.close(step, &slots) {
+                        // A NaN halts the shard first; any other reason is the lead's mistake.
+                        if !self.servers[server].is_halted() {
+                            self.promises.fail(format!("{step} cannot be closed: {refusal}"));
+                        }
+                        self.send_report(server, Report::Halted(refusal));
+                    }
                     self.all_blocks_may_have_changed(server);
                 }
             }
@@ -170,7 +181,10 @@ impl World<'_> {
         };
         let version = placement.version();
         match Shard::new(identity, &self.scenario.job.spec, manifest, placement, self.compute.clone()) {
-            Ok(shard) => self.servers[server].shard = Some(shard),
+            Ok(shard) => {
+                self.servers[server].news = Some(shard.news());
+                self.servers[server].shard = Some(shard);
+            }
             Err(refusal) => return self.promises.fail(format!("blocks cannot be placed: {refusal}")),
         }
         self.send_report(server, Report::Placed(version));
@@ -186,7 +200,11 @@ impl World<'_> {
     fn wake_node(&mut self, server: usize) {
         let side = &self.servers[server];
         let Some(shard) = &side.shard else { return };
-        if *shard.standing().borrow() != side.reported || *shard.partials().borrow() != side.reported_partial {
+        let has_news = side.news.as_ref().is_some_and(|news| news.has_changed().unwrap_or(false));
+        if has_news
+            || *shard.standing().borrow() != side.reported
+            || *shard.partials().borrow() != side.reported_partial
+        {
             let at_us = self.now + self.random.below(300);
             self.queue.push(at_us, Event::NodeLooks(server));
         }
@@ -194,7 +212,13 @@ impl World<'_> {
 
     /// What a node does when a watch of its shard has changed: the newest is reported, what it replaced is not.
     pub(crate) fn node_looks(&mut self, server: usize) {
-        let Some(shard) = &self.servers[server].shard else { return };
+        let Some(shard) = self.servers[server].shard.clone() else { return };
+        if let Some(news) = &mut self.servers[server].news {
+            news.mark_unchanged();
+        }
+        if let Some(report) = shard.take_news() {
+            self.send_report(server, report);
+        }
         let (now, partial) = (shard.standing().borrow().clone(), shard.partials().borrow().clone());
         if let Some(partial) = partial.filter(|partial| self.servers[server].reported_partial.as_ref() != Some(partial))
         {
@@ -277,6 +301,9 @@ impl World<'_> {
                     format!("server {server}: {step} {slots} of {block} from worker {worker}: {outcome:?}")
                 });
                 self.coverage.count("outcome", outcome);
+                if let (Outcome::Added, Expected::Quorum(closings)) = (outcome, &mut self.promises.expected) {
+                    closings.note_added(block, step, slots.begin);
+                }
                 if outcome != Outcome::Added {
                     outbox.reply(Message::Acknowledgement(acknowledgement.into()));
                 }

@@ -153,7 +153,9 @@ impl World<'_> {
                     Sent::Node(step, node) => member.decisions.note_sent(step, node),
                 }
             }
-            match then {
+            // With a quorum, a step may be over before a slow worker has all its slots.
+            let newest = member.decisions.weights().map(|weights| weights.step);
+            match then.filter(|rest| newest < Some(rest.step)) {
                 Some(rest) => self.compute(worker, rest),
                 None => self.changed(worker),
             }
