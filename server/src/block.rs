@@ -422,7 +422,7 @@ impl Block {
             let message = format!("the gradient of {ticket} held NaN or infinity (job.nonfinite = \"stop\")");
             return Ok(Contributed::Halt(Refusal::new(RefusalCause::NonfiniteData, message)));
         }
-        if !state.pushes.close(ticket) {
+        if !state.pushes.close(ticket) && !planted(Bug::PushCountedTwice) {
             let pending = state.pushes.is_pending(ticket);
             return Ok(Contributed::Noted(if pending { Outcome::Duplicate } else { Outcome::AlreadyApplied }));
         }
@@ -455,7 +455,7 @@ impl Block {
 
     /// Takes no push with this ticket any more; whether one had been taken, which then counts.
     pub fn void(&self, ticket: Ticket) -> bool {
-        !self.lock().pushes.close(ticket)
+        !self.lock().pushes.void(ticket)
     }
 
     /// Why a complete step must not be applied, if so.

@@ -18,6 +18,14 @@ fn has_quorum(mode: Mode) -> bool {
     matches!(mode, Mode::Quorum(_))
 }
 
+fn is_bounded(mode: Mode) -> bool {
+    matches!(mode, Mode::Bounded(_))
+}
+
+fn has_tickets(mode: Mode) -> bool {
+    mode.has_tickets()
+}
+
 /// Runs seeds of the bug's modes until one finds it.
 fn is_found(is_of: fn(Mode) -> bool, planted: Planted) {
     let compute = compute();
@@ -53,6 +61,13 @@ found! {
     a_lease_without_a_watch_over_progress_is_found: is_sync, Planted::InServer(InServer::NoProgressWatch);
     a_quorum_decided_per_block_is_found: has_quorum, Planted::InServer(InServer::QuorumPerBlock);
     a_quorum_that_one_server_decides_is_found: has_quorum, Planted::InServer(InServer::QuorumOfOneServer);
+    an_off_by_one_in_the_staleness_bound_is_found: is_bounded, Planted::InServer(InServer::StalenessOffByOne);
+    a_joiner_at_the_wrong_clock_is_found: is_bounded, Planted::InServer(InServer::JoinerAtFastestClock);
+    a_ticket_that_never_expires_is_found: has_tickets, Planted::InServer(InServer::TicketNeverExpires);
+    a_ticket_that_is_done_on_one_server_is_found: has_tickets, Planted::InServer(InServer::DoneOnOneServer);
+    a_push_counted_twice_is_found: has_tickets, Planted::InServer(InServer::PushCountedTwice);
+    a_void_push_that_is_applied_is_found: has_tickets, Planted::InServer(InServer::VoidedPushApplied);
+    a_mark_that_is_not_awaited_is_found: has_tickets, Planted::InClient(InClient::MarkOfOneServer);
     a_torn_version_is_found: is_sync, Planted::InClient(InClient::TornVersion);
     what_was_sent_and_not_forgotten_is_found: is_sync, Planted::InClient(InClient::SentNotForgotten);
 }

@@ -60,6 +60,17 @@ pub enum Transition {
     /// The lead closes a step with a quorum; a slot that some block had is left out.
     Closed,
     LeftOut,
+    /// Tickets: asked for, given, done or void; what a worker does again.
+    Granted,
+    GrantedAgain,
+    ToldToWait,
+    TicketReady,
+    TicketDone,
+    TicketVoid,
+    TicketTorn,
+    SnapshotTaken,
+    PushedAgain,
+    MarkedAgain,
     /// Versions of the whole weights.
     VersionAssembled,
     Torn,
@@ -68,7 +79,7 @@ pub enum Transition {
 
 impl Transition {
     /// Those that must not be missed.
-    pub const ALL: [Transition; 42] = [
+    pub const ALL: [Transition; 52] = [
         Transition::Registered,
         Transition::ServerLost,
         Transition::Halted,
@@ -108,6 +119,16 @@ impl Transition {
         Transition::RefusedBeyondTheEnd,
         Transition::Closed,
         Transition::LeftOut,
+        Transition::Granted,
+        Transition::GrantedAgain,
+        Transition::ToldToWait,
+        Transition::TicketReady,
+        Transition::TicketDone,
+        Transition::TicketVoid,
+        Transition::TicketTorn,
+        Transition::SnapshotTaken,
+        Transition::PushedAgain,
+        Transition::MarkedAgain,
         Transition::VersionAssembled,
         Transition::Torn,
         Transition::VersionPulled,

@@ -17,8 +17,10 @@ use halflife_server::shard::BlockInspection;
 
 use crate::coverage::Transition;
 use crate::lead::TICK_US;
+use crate::ledger::Ledger;
 use crate::quorum::Closings;
 use crate::scenario::{BLOCK_ELEMENTS, LEASE_US, Mode, Scenario, Severity};
+use crate::tickets::WAIT_MAX_US;
 use crate::worker::State;
 use crate::world::World;
 
@@ -49,6 +51,8 @@ pub enum Expected<'a> {
     Undisturbed(&'a History),
     /// The job computed from the slots that the lead fixes.
     Quorum(Box<Closings<'a>>),
+    /// The pushes that each block has taken.
+    Tickets(Box<Ledger<'a>>),
 }
 
 impl<'a> Expected<'a> {
@@ -57,12 +61,13 @@ impl<'a> Expected<'a> {
             (Mode::Sync, None) => Expected::Itself,
             (Mode::Sync, Some(undisturbed)) => Expected::Undisturbed(undisturbed),
             (Mode::Quorum(quorum), _) => Expected::Quorum(Box::new(Closings::new(&scenario.job, quorum))),
+            (Mode::Bounded(_) | Mode::Async, _) => Expected::Tickets(Box::new(Ledger::new(&scenario.job))),
         }
     }
 
     fn history(&self) -> Option<&History> {
         match self {
-            Expected::Itself => None,
+            Expected::Itself | Expected::Tickets(_) => None,
             Expected::Undisturbed(history) => Some(history),
             Expected::Quorum(closings) => Some(&closings.reference.history),
         }
@@ -138,6 +143,12 @@ impl<'a> Promises<'a> {
             self.fail(format!("{block} went to {step}, expected {expected}"));
         }
         self.steps.insert(block, step);
+        if let Expected::Tickets(ledger) = &self.expected {
+            if let Err(violation) = ledger.check_block(block, step, &seen.weights) {
+                self.fail(violation);
+            }
+            return true;
+        }
         match self.expected.history() {
             None => self.history.blocks.entry(block).or_default().push(seen.weights.to_vec()),
             Some(expected) => {
@@ -188,11 +199,7 @@ impl<'a> Promises<'a> {
 impl World<'_> {
     /// Notes when a step is complete on every server.
     pub(crate) fn steps_may_be_complete(&mut self) {
-        let complete = |server: &crate::server::ServerSide| {
-            let standing = server.shard.as_ref()?.standing();
-            standing.borrow().complete
-        };
-        let step = self.servers.iter().map(complete).min().flatten();
+        let step = self.pace();
         if step > self.promises.complete
             && let Some(step) = step
         {
@@ -203,6 +210,17 @@ impl World<'_> {
             self.trace.note(self.now, &[6, step.0], || format!("=== {step} is complete"));
             self.set_off_faults(step.0);
         }
+    }
+
+    /// How far the job is: the newest step that is complete everywhere; with tickets, how many are settled.
+    fn pace(&self) -> Option<Step> {
+        let complete = |server: &crate::server::ServerSide| {
+            let standing = server.shard.as_ref()?.standing();
+            standing.borrow().complete
+        };
+        let step = self.servers.iter().map(complete).min().flatten();
+        let settled = self.lead.state.tickets().map(|tickets| Step(tickets.done() + tickets.void()));
+        step.map(|step| settled.unwrap_or(step))
     }
 
     /// Every slot of every step that may be under way is somebody's who lives; nobody is a member beyond a lease.
@@ -246,6 +264,9 @@ impl World<'_> {
         if complete.is_none() && !self.scenario.job.from_file && initializers != 1 {
             return Some(format!("{initializers} workers are to initialize"));
         }
+        if self.scenario.job.mode.has_tickets() {
+            return None; // nobody owns slots
+        }
         let under_way = complete.map_or(Step(1), Step::next);
         [under_way, under_way.next(), under_way.next().next()].into_iter().find_map(|step| {
             let mut taken = vec![0; self.scenario.job.spec.job.slots as usize];
@@ -271,10 +292,13 @@ impl World<'_> {
             self.promises
                 .fail(format!("nothing was done for {stalled_us} us although all is well, after {complete:?}"));
         }
-        let is_training = self.lead.state.phase() == Phase::Training && !self.lead.state.ends_early();
+        let is_training =
+            self.lead.state.phase() == Phase::Training && !self.lead.state.ends_early() && self.is_held_up_by_nobody();
         let quiet_since = last_progress.max(last_fault);
         let patience_us = self.patience_us();
         let recovery_max_us = match self.scenario.severity {
+            // A push is sent again once the lead has nothing to say to the request for the next ticket.
+            Severity::Light if self.scenario.job.mode.has_tickets() => RECONNECTION_MAX_US + WAIT_MAX_US,
             Severity::Light => RECONNECTION_MAX_US,
             Severity::Open | Severity::Hidden => RECOVERY_MAX_US + patience_us * 11 / 10,
         };
@@ -288,6 +312,15 @@ impl World<'_> {
             self.promises
                 .fail(format!("P5: a fault held up the others for {stalled_us} us, after {complete:?}: {standing}"));
         }
+    }
+
+    /// A worker with a ticket that lives and does nothing is waited for: at the end by all, and before that by those
+    /// that a bound holds back. In sync mode its slots are others', too.
+    fn is_held_up_by_nobody(&self) -> bool {
+        let Some(tickets) = self.lead.state.tickets() else { return true };
+        let is_at_end = tickets.granted() == self.scenario.job.spec.job.steps;
+        let may_hide = self.scenario.severity == Severity::Hidden;
+        !(may_hide && (is_at_end || matches!(self.scenario.job.mode, Mode::Bounded(_))))
     }
 
     /// How the workers stand, for whoever reads of a broken promise.

@@ -63,7 +63,7 @@ pub fn run_seed(seed: u64, planted: Planted, compute: &Arc<ShardCompute>, is_rea
     let history = match scenario.job.mode {
         Mode::Sync => run_undisturbed(&scenario, compute),
         // What it must come to follows from decisions of the run itself.
-        Mode::Quorum(_) => Ok(History::default()),
+        Mode::Quorum(_) | Mode::Bounded(_) | Mode::Async => Ok(History::default()),
     };
     let history = match history {
         Ok(history) => history,

@@ -42,12 +42,18 @@ pub enum Mode {
     Sync,
     /// When so many slots are in, fewer than all.
     Quorum(u32),
+    /// Each push at once; nobody starts so many of its own pushes ahead of the slowest.
+    Bounded(u64),
+    /// Each push at once.
+    Async,
 }
 
 impl Mode {
     fn draw(slots: u32, random: &mut Random) -> Mode {
         match random.below(8) {
             0..4 => Mode::Sync,
+            4 => Mode::Bounded(random.below(5)),
+            5 => Mode::Async,
             _ if slots > 1 => Mode::Quorum(random.between(1, u64::from(slots) - 1) as u32),
             _ => Mode::Sync,
         }
@@ -58,7 +64,14 @@ impl Mode {
         match self {
             Mode::Sync => "mode = \"sync\"".to_owned(),
             Mode::Quorum(quorum) => format!("mode = \"sync\"\nquorum = {quorum}"),
+            Mode::Bounded(bound) => format!("mode = \"bounded\"\nstaleness = {bound}"),
+            Mode::Async => "mode = \"async\"".to_owned(),
         }
+    }
+
+    /// Whether each push is applied by itself.
+    pub fn has_tickets(self) -> bool {
+        matches!(self, Mode::Bounded(_) | Mode::Async)
     }
 }
 
@@ -117,7 +130,9 @@ impl Job {
         let combine = random.pick(&["mean", "mean", "weighted_mean", "sum"]);
         let gradients = random.pick(&["f32", "f32", "f32", "bf16"]);
         let weights = random.pick(&["f32", "f32", "f32", "bf16"]);
-        let optimizer = random.pick(&OPTIMIZERS);
+        // Rules that need a norm over more than a block are refused where there are no steps for all blocks.
+        let optimizers = if mode.has_tickets() { &OPTIMIZERS[..BLOCKWISE] } else { &OPTIMIZERS[..] };
+        let optimizer = random.pick(optimizers);
         let nonfinite = if matches!(nan, Nan::StopsAt(_)) { "stop" } else { "skip" };
         let (heartbeat_ms, lease_ms) = (HEARTBEAT_US / 1000, LEASE_US / 1000);
         let text = format!(
@@ -192,6 +207,11 @@ impl Job {
         self.of_role(|role| *role == Role::Trainable)
     }
 
+    /// All slots.
+    pub fn root(&self) -> SlotRange {
+        SlotTree::new(self.spec.job.slots).expect("at least one slot").root()
+    }
+
     /// Whether steps change a tensor.
     pub fn changes(&self, tensor: TensorIndex) -> bool {
         tensor.0 == self.buffer() || self.trainable().any(|index| index == tensor.0)
@@ -208,6 +228,8 @@ impl Job {
     }
 }
 
+/// How many of them need no norm.
+const BLOCKWISE: usize = 2;
 /// One of each kind: plain, with a norm over the model, with whole tensors.
 const OPTIMIZERS: [&str; 4] = [
     "[optimizer]\nalgorithm = \"adam\"\nbetas = [0.9, 0.999]\neps = 1e-8\nlr = 0.01\n\
@@ -264,7 +286,7 @@ impl Scenario {
             1..5 => Severity::Open,
             _ => Severity::Hidden,
         };
-        let faults = plan_faults(severity, &mut random);
+        let faults = plan_faults(severity, job.mode.has_tickets(), &mut random);
         Scenario { seed, job, workers, ending, severity, faults, probes: true }
     }
 
@@ -278,14 +300,19 @@ impl Scenario {
     }
 }
 
-fn plan_faults(severity: Severity, random: &mut Random) -> Vec<PlannedFault> {
+fn plan_faults(severity: Severity, has_tickets: bool, random: &mut Random) -> Vec<PlannedFault> {
     let count = random.between(5, 14);
     let mut faults: Vec<PlannedFault> = (0..count)
         .map(|number| {
             let at_step = if number == 0 && random.once_in(2) { 0 } else { random.below(STEPS - LATEST) };
             let point = match random.below(3) {
                 0 => Point::Now,
-                _ => random.pick(&Point::ALL),
+                _ => loop {
+                    let point = random.pick(&Point::ALL);
+                    if point.is_of(has_tickets) {
+                        break point;
+                    }
+                },
             };
             let fault = loop {
                 let fault = match (severity, point) {

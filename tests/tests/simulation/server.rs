@@ -21,6 +21,7 @@ use tokio_stream::Stream;
 use crate::coverage::Transition;
 use crate::event::{Down, Event, Up};
 use crate::faults::Point;
+use crate::ledger::Answered;
 use crate::network::{ConnectionId, Way};
 use crate::promises::Expected;
 use crate::random::Random;
@@ -150,6 +151,11 @@ impl World<'_> {
             Order::Void(tickets) => {
                 if let Some(shard) = self.servers[server].shard.clone() {
                     shard.void(&tickets);
+                    self.ledger(|ledger| {
+                        ledger.refuse(server, &tickets);
+                        Ok(())
+                    });
+                    self.wake_node(server);
                 }
             }
             Order::AskMissing(step) => {
@@ -249,7 +255,8 @@ impl World<'_> {
                 }
                 self.push_down(connection, Down::Pulled(pulled));
             }
-            Up::Join | Up::Leave | Up::Beat { .. } => {}
+            Up::Mark(number) => self.take_mark(server, connection, number),
+            Up::Join | Up::Leave | Up::Beat { .. } | Up::Ticket(_) => {}
         }
     }
 
@@ -293,6 +300,8 @@ impl World<'_> {
         let (block, worker) = (contribution.block, self.network.get(connection).worker);
         let numbers = [server as u64, worker as u64, contribution.step.0, u64::from(contribution.slots.begin)];
         let (step, slots) = (contribution.step, contribution.slots);
+        let (push, weight) = (contribution.push, contribution.weight);
+        let payload = push.is_some().then(|| contribution.payload.clone());
         let before = shard.inspect(block).and_then(|seen| seen.step);
         match shard.contribute(contribution) {
             Ok(acknowledgement) => {
@@ -303,6 +312,10 @@ impl World<'_> {
                 self.coverage.count("outcome", outcome);
                 if let (Outcome::Added, Expected::Quorum(closings)) = (outcome, &mut self.promises.expected) {
                     closings.note_added(block, step, slots.begin);
+                }
+                if let (Some(push), Some(payload)) = (push, &payload) {
+                    let answered = Answered { server, block, push, read: step, weight, payload, outcome };
+                    self.ledger(|ledger| ledger.take(&answered));
                 }
                 if outcome != Outcome::Added {
                     outbox.reply(Message::Acknowledgement(acknowledgement.into()));
@@ -319,6 +332,14 @@ impl World<'_> {
         }
         self.block_may_have_changed(server, block);
         self.pump_session(connection);
+    }
+
+    fn take_mark(&mut self, server: usize, connection: ConnectionId, number: u64) {
+        let sessions = &self.servers[server].sessions;
+        if let Some(session) = sessions.iter().find(|session| session.connection == connection) {
+            session.outbox.mark(number);
+            self.pump_session(connection);
+        }
     }
 
     fn pull(&self, server: usize, connection: ConnectionId, step: Step) -> Result<Vec<BlockWeights>, Refusal> {
@@ -406,6 +427,6 @@ fn read(framed: Framed) -> Down {
             Down::Acknowledged
         }
         Message::Refusal(refusal) => Down::Refusal(refusal.into()),
-        Message::Mark(mark) => panic!("mark {} came back, but no worker here sends one", mark.number),
+        Message::Mark(mark) => Down::Mark(mark.number),
     }
 }

@@ -13,6 +13,7 @@ use halflife_server::lead::simulation::Joined;
 use crate::coverage::Transition;
 use crate::event::{Down, Event, Timer, Up};
 use crate::network::{ConnectionId, End, Kind};
+use crate::pushing::Pushing;
 use crate::random::Random;
 use crate::streams::{BACKOFF_MAX_US, BACKOFF_MIN_US, Stream};
 use crate::working::Activity;
@@ -61,6 +62,8 @@ pub struct Member {
     /// Servers it cannot reach just now.
     pub unreachable: BTreeSet<ServerIndex>,
     pub activity: Activity,
+    /// With tickets: where it is with them.
+    pub pushing: Pushing,
     /// Counts changes of what it knows.
     pub changes: u64,
     /// The operator asks it to leave.
@@ -180,6 +183,9 @@ impl World<'_> {
             Timer::Open(peer) => self.open_stream(worker, peer),
             Timer::Computed => self.computed(worker),
             Timer::SendAgain => self.send_again(worker),
+            Timer::Ask => self.ask_again(worker),
+            Timer::Mark(number) => self.mark_is_late(worker, number),
+            Timer::Flush => self.flush_is_over(worker),
             Timer::Patience { changes } => self.patience_is_over(worker, changes),
             Timer::Unanswered(connection) => {
                 let known = self.network.get(connection);
@@ -214,6 +220,9 @@ impl World<'_> {
         match &mut self.workers[worker].state {
             State::Joining { call, .. } if *call == Some(connection) => self.join_failed(worker),
             State::Member(member) if member.is_leaving => self.is_gone_for_good(worker),
+            State::Member(member) if matches!(member.activity, Activity::Asking(_)) => {
+                self.asking_failed(worker, connection);
+            }
             State::Member(_) => self.pull_failed(worker),
             _ => {}
         }
@@ -261,6 +270,11 @@ impl World<'_> {
                 self.close(connection);
                 self.is_gone_for_good(worker);
             }
+            Down::Ticket(answer) => {
+                self.close(connection);
+                self.ticket_answered(worker, connection, answer);
+            }
+            Down::Mark(number) => self.mark_back(worker, peer, number),
             Down::Pulled(pulled) => {
                 self.close(connection);
                 self.pulled(worker, peer, pulled);
@@ -294,6 +308,7 @@ impl World<'_> {
             streams,
             unreachable: BTreeSet::new(),
             activity: Activity::Waiting,
+            pushing: Pushing::new(),
             changes: 0,
             is_drained: false,
             opened: 0,
@@ -347,6 +362,13 @@ impl World<'_> {
     pub(crate) fn leave(&mut self, worker: usize) {
         let Some(member) = self.workers[worker].member() else { return };
         member.is_leaving = true;
+        if !self.flush(worker) {
+            self.say_goodbye(worker);
+        }
+    }
+
+    pub(crate) fn say_goodbye(&mut self, worker: usize) {
+        let Some(member) = self.workers[worker].member() else { return };
         member.activity = Activity::Leaving;
         self.open(worker, self.servers.len(), Kind::Call, Up::Leave);
     }
