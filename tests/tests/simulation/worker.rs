@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use halflife_client::simulation::{Sight, WorkerDecisions};
+use halflife_client::simulation::WorkerDecisions;
 use halflife_proto::blocks::BlockId;
 use halflife_proto::ids::{Incarnation, ServerIndex};
 use halflife_proto::membership::Notice;
@@ -244,14 +244,6 @@ impl World<'_> {
         }
     }
 
-    fn close_all(&mut self, worker: usize) {
-        for connection in self.network.between(worker, None) {
-            if self.network.get(connection).is_open[End::Worker as usize] {
-                self.close(connection);
-            }
-        }
-    }
-
     pub(crate) fn take_down(&mut self, connection: ConnectionId, message: Down) {
         let known = self.network.get(connection);
         let (worker, peer, life) = (known.worker, known.peer, known.life);
@@ -348,46 +340,5 @@ impl World<'_> {
             }
         }
         self.changed(worker);
-    }
-
-    /// A fenced worker joins again as another incarnation, and goes on.
-    pub(crate) fn rejoin(&mut self, worker: usize) {
-        self.coverage.pass(Transition::Rejoined);
-        self.trace.note(self.now, &[2, worker as u64], || format!("worker {worker} was fenced and joins again"));
-        self.close_all(worker);
-        self.start(worker);
-    }
-
-    /// The worker leaves: it is drained, or the job is finished.
-    pub(crate) fn leave(&mut self, worker: usize) {
-        let Some(member) = self.workers[worker].member() else { return };
-        member.is_leaving = true;
-        if !self.flush(worker) {
-            self.say_goodbye(worker);
-        }
-    }
-
-    pub(crate) fn say_goodbye(&mut self, worker: usize) {
-        let Some(member) = self.workers[worker].member() else { return };
-        member.activity = Activity::Leaving;
-        self.open(worker, self.servers.len(), Kind::Call, Up::Leave);
-    }
-
-    /// The process ends: for good when the job is over, otherwise another one starts in its place later.
-    fn is_gone_for_good(&mut self, worker: usize) {
-        self.close_all(worker);
-        let is_over = match &mut self.workers[worker].state {
-            State::Member(member) => !member.is_leaving || matches!(member.decisions.look(), Sight::Finished),
-            _ => true,
-        };
-        self.workers[worker].life += 1;
-        if is_over {
-            self.workers[worker].state = State::Gone;
-            self.trace.note(self.now, &[3, worker as u64], || format!("worker {worker} is gone"));
-        } else {
-            self.workers[worker].state = State::Down;
-            let at_us = self.now + self.random.between(200_000, 1_500_000);
-            self.queue.push(at_us, Event::Start(worker));
-        }
     }
 }
