@@ -41,7 +41,7 @@ impl Ledger<'_> {
                 return Err(format!("{answer:?} is told, but {taken} blocks have taken it, and {missing} have not"));
             }
             let given = self.given(ticket)?;
-            if given.fate != Fate::Voiding || !given.servers.insert(server) {
+            if given.fate != Fate::Voiding || blocks.is_empty() || !given.servers.insert(server) {
                 continue;
             }
             given.taken += taken;
