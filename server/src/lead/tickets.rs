@@ -11,7 +11,8 @@
 //! synchronous parallel: Ho et al., NIPS 2013) it gets none while its clock is more than `s` ahead of the
 //! slowest living worker's. Then, of W workers, none makes more than 2 s + 1 pushes between another's
 //! grant and the application of its push (from `c - s` to `c + s + 1` for a clock `c`), so an update's
-//! staleness is at most (W - 1)(2 s + 1).
+//! staleness is at most (W - 1)(2 s + 1). A worker that is gone holds the others back as long as its push may
+//! still be taken: until every server has said what became of it.
 //!
 //! A plain state machine: no I/O, no clock of its own. It does not know of leases: it is told who is gone.
 
@@ -64,6 +65,8 @@ struct Open {
 /// What servers say they had applied of a void ticket.
 #[derive(Clone, Debug, Default)]
 struct Voiding {
+    /// Its worker's.
+    clock: u64,
     answered: BTreeSet<ServerIndex>,
     applied: u64,
     missing: u64,
@@ -111,14 +114,15 @@ impl Tickets {
 
     /// A worker is gone: its open ticket is void, and whoever waited for it may not have to any more.
     pub fn remove(&mut self, worker: Incarnation) -> Consequences {
-        if self.workers.remove(&worker).is_none() || planted(Bug::TicketNeverExpires) {
+        let Some(Pusher { clock, .. }) = self.workers.remove(&worker).filter(|_| !planted(Bug::TicketNeverExpires))
+        else {
             return Consequences::default();
-        }
+        };
         let void: Vec<Ticket> =
             self.open.iter().filter(|(_, open)| open.worker == worker).map(|(ticket, _)| *ticket).collect();
         for ticket in &void {
             self.open.remove(ticket);
-            self.voiding.insert(*ticket, Voiding::default());
+            self.voiding.insert(*ticket, Voiding { clock, ..Voiding::default() });
         }
         Consequences { void, ready: self.take_ready(), finished: false }
     }
@@ -129,7 +133,7 @@ impl Tickets {
     /// `FENCED` for a worker that is not known, `MALFORMED` for a sequence number that is neither its
     /// newest nor the one after.
     pub fn ask(&mut self, worker: Incarnation, sequence: u64) -> Result<TicketAnswer, Refusal> {
-        let slowest = self.slowest().unwrap_or(0);
+        let (slowest, slowest_push) = (self.slowest().unwrap_or(0), self.slowest_push());
         let (finished, steps) = (self.is_finished(), self.steps);
         let Some(pusher) = self.workers.get_mut(&worker) else {
             let message = format!("{worker} is no member, or not any more: it gets no ticket");
@@ -148,7 +152,7 @@ impl Tickets {
         if finished {
             return Ok(TicketAnswer::Finished(steps));
         }
-        let may = may_start(pusher, slowest, self.bound, &self.open) && self.granted < steps.0;
+        let may = may_start(pusher, slowest_push, self.bound, &self.open) && self.granted < steps.0;
         if !may {
             pusher.waits = true;
             return Ok(TicketAnswer::Wait);
@@ -232,7 +236,7 @@ impl Tickets {
 
     /// The workers that wait and need not any more; they are told once.
     fn take_ready(&mut self) -> Vec<Incarnation> {
-        let slowest = self.slowest().unwrap_or(0);
+        let slowest = self.slowest_push();
         let (finished, any_left) = (self.is_finished(), self.granted < self.steps.0);
         let mut ready = Vec::new();
         for (worker, pusher) in &mut self.workers {
@@ -247,6 +251,12 @@ impl Tickets {
 
     fn slowest(&self) -> Option<u64> {
         self.workers.values().map(|pusher| pusher.clock).min()
+    }
+
+    /// The same, with those that are gone and whose push may still be taken.
+    fn slowest_push(&self) -> u64 {
+        let gone = self.voiding.values().map(|voiding| voiding.clock);
+        self.slowest().into_iter().chain(gone).min().unwrap_or(0)
     }
 
     // ---- reading ----
