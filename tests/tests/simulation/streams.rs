@@ -132,7 +132,8 @@ impl World<'_> {
         stream.shipments.clear();
         let server = ServerIndex(peer as u32);
         if peer < servers {
-            if member.decisions.has_all_of(server) {
+            // Before it was open for the first time it is opened whatever the server has, as `member/opening.rs` does.
+            if member.streams[peer].was_open && member.decisions.has_all_of(server) {
                 return self.changed(worker); // it owes nothing more
             }
             member.unreachable.insert(server);
