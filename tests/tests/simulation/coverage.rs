@@ -23,6 +23,8 @@ pub enum Transition {
     JoinedLater,
     JoinedAgain,
     JoinedAsSpare,
+    /// It has shown that it can compute.
+    Arrived,
     /// Slots move: because of a joiner, because of a loss.
     Assigned,
     Reassigned,
@@ -65,7 +67,7 @@ pub enum Transition {
 
 impl Transition {
     /// Those that must not be missed.
-    pub const ALL: [Transition; 40] = [
+    pub const ALL: [Transition; 41] = [
         Transition::Registered,
         Transition::ServerLost,
         Transition::Halted,
@@ -75,6 +77,7 @@ impl Transition {
         Transition::JoinedLater,
         Transition::JoinedAgain,
         Transition::JoinedAsSpare,
+        Transition::Arrived,
         Transition::Assigned,
         Transition::Reassigned,
         Transition::Warned,
