@@ -29,7 +29,7 @@ use crate::pull::Puller;
 use crate::session::{Session, SessionHandle};
 use crate::shipment::Shipment;
 use crate::weights::WeightsVersion;
-use crate::work::{Decision, WorkState};
+use crate::work::{Decision, WorkState, takes_single_slots};
 use pushing::Pushing;
 
 /// How long a broken stream waits for a notice that explains it.
@@ -347,7 +347,7 @@ impl Member {
         if node.begin >= node.end || !tree.is_node(node) {
             return bad("slots of a gradient", format!("a node of {}", tree.root()), node.to_string());
         }
-        if takes_single_slots(&self.job) && node.count() > 1 {
+        if takes_single_slots(self.job.consistency, self.job.slots, self.job.wire) && node.count() > 1 {
             let gradients = self.job.wire.gradients;
             let expected = match gradients.is_lossy() {
                 true => format!("a single slot, since gradients travel as {gradients}"),
@@ -370,13 +370,6 @@ impl Member {
         let (expected, found) = (format!("{expected} elements"), format!("{} elements", values.len()));
         Err(ClientError::BadContribution { what, expected, found })
     }
-}
-
-/// Whether nodes of several slots are refused: by a lossy wire, which encodes each slot alone, and by a
-/// quorum. A push is all slots on any wire.
-fn takes_single_slots(job: &JobDescription) -> bool {
-    let chooses = job.consistency.partial_quorum(job.slots).is_some();
-    !job.consistency.mode.has_tickets() && (job.wire.gradients.is_lossy() || chooses)
 }
 
 /// What there is to do, by the session.

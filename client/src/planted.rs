@@ -8,6 +8,8 @@
 pub enum Bug {
     /// A version is published while one block of it is still of the step before.
     TornVersion,
+    /// The weights that a push is computed at are read once the mark is back from one server.
+    MarkOfOneServer,
     /// What was sent to a server before its stream broke counts as sent.
     SentNotForgotten,
 }

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
-use halflife_proto::contribution::{BlockWeights, Contribution};
+use halflife_proto::blocks::BlockId;
+use halflife_proto::contribution::{BlockWeights, Contribution, Push};
 use halflife_proto::ids::{Generation, ServerIndex, Step};
-use halflife_proto::job::{Combine, Wire};
+use halflife_proto::job::{Combine, Consistency, Wire};
 use halflife_proto::manifest::Manifest;
 use halflife_proto::membership::Assignment;
 use halflife_proto::placement::Placement;
@@ -14,7 +15,7 @@ use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::{SlotRange, SlotTree};
 use halflife_proto::tensor_codec::{Dtype, round};
 
-use crate::assembly::{Assembly, check_fit};
+use crate::assembly::{self, Assembly, check_fit};
 use crate::block_plan::BlockPlan;
 use crate::buffer_pool::BufferPool;
 use crate::encoder::BlockEncoder;
@@ -24,7 +25,7 @@ use crate::layout::Layout;
 use crate::node_sum::NodeSum;
 use crate::shipment::Shipment;
 use crate::weights::WeightsVersion;
-use crate::work::{Decision, WorkState};
+use crate::work::{Decision, WorkState, takes_single_slots};
 
 /// The part of a job that a worker decides by.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct JobTerms {
     pub combine: Combine,
     /// How tensor data travels.
     pub wire: Wire,
+    /// When steps are applied.
+    pub consistency: Consistency,
 }
 
 /// What a member sees at one look at its session.
@@ -54,6 +57,24 @@ pub enum Sight {
     Finished,
     /// Nothing, until something arrives.
     Nothing,
+}
+
+/// The newest weights of every block, as they were when a mark was back from every server.
+#[derive(Clone, Debug)]
+pub struct Snapshot(assembly::Snapshot);
+
+impl Snapshot {
+    /// The mark.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.0.mark
+    }
+
+    /// The weights.
+    #[must_use]
+    pub fn weights(&self) -> &Arc<WeightsVersion> {
+        &self.0.weights
+    }
 }
 
 /// A worker without connections.
@@ -87,9 +108,11 @@ impl WorkerDecisions {
     ) -> Result<WorkerDecisions, Refusal> {
         let layout = Layout::new(manifest);
         let plan = Arc::new(BlockPlan::new(manifest, &layout, placement, terms.wire));
-        let mut work = WorkState::new(terms.tree, terms.steps, terms.wire.gradients.is_lossy());
+        let single_slots = takes_single_slots(terms.consistency, terms.tree.slots(), terms.wire);
+        let mut work = WorkState::new(terms.tree, terms.steps, single_slots);
         work.assign(assignment)?;
         let assembly = Assembly::new(Arc::clone(&plan), layout.elements(), terms.generation, Step(terms.steps));
+        let assembly = if terms.consistency.mode.has_tickets() { assembly.with_snapshots() } else { assembly };
         let buffers = BufferPool::new(layout.elements());
         Ok(WorkerDecisions { terms, layout, plan, buffers, work, assembly, weights: None })
     }
@@ -130,6 +153,31 @@ impl WorkerDecisions {
     /// No step beyond this one is started.
     pub fn hold(&mut self, after: Option<Step>) {
         self.work.hold(after);
+    }
+
+    /// The lead has given a ticket, whose step is computed next.
+    pub fn note_ticket(&mut self, step: Step) {
+        self.work.note_ticket(step);
+    }
+
+    /// A mark is back from a server; the snapshot that this makes whole.
+    pub fn mark(&mut self, server: ServerIndex, number: u64) -> Option<Snapshot> {
+        self.assembly.mark(server, number).map(Snapshot)
+    }
+
+    /// Every block of a snapshot: its version, and its values.
+    pub fn blocks_of_snapshot<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+    ) -> impl Iterator<Item = (BlockId, Step, &'a [f32])> + 'a {
+        let blocks = self.plan.blocks().iter().zip(snapshot.0.versions.iter());
+        blocks.map(|(block, version)| (block.id, *version, &snapshot.0.weights.values[block.arena.clone()]))
+    }
+
+    /// Nothing changes any more: these are the weights of the last step.
+    pub fn finish_with(&mut self, step: Step, snapshot: &Snapshot) {
+        self.work.finish(step);
+        self.publish(Arc::new(WeightsVersion { step, ..(**snapshot.weights()).clone() }));
     }
 
     /// The step being computed.
@@ -215,7 +263,7 @@ impl WorkerDecisions {
 
     /// The blocks of a server.
     #[must_use]
-    pub fn blocks_of(&self, server: ServerIndex) -> Vec<halflife_proto::blocks::BlockId> {
+    pub fn blocks_of(&self, server: ServerIndex) -> Vec<BlockId> {
         self.plan.numbers_of_server(server).iter().map(|number| self.plan.blocks()[*number].id).collect()
     }
 
@@ -242,6 +290,19 @@ impl WorkerDecisions {
         gradient: &NodeGradient,
     ) -> Vec<Contribution> {
         self.cut(server, &Shipment::gradient(step, node, gradient.clone(), &self.buffers))
+    }
+
+    /// The gradient of a ticket's slots, cut into the pushes of one server's stream; computed at `snapshot`.
+    #[must_use]
+    pub fn pushes(
+        &self,
+        server: ServerIndex,
+        push: Push,
+        snapshot: &Snapshot,
+        gradient: &NodeGradient,
+    ) -> Vec<Contribution> {
+        let shipment = Shipment::gradient(push.ticket.step(), self.terms.tree.root(), gradient.clone(), &self.buffers);
+        self.cut(server, &shipment.into_push(push, Arc::clone(&snapshot.0.versions)))
     }
 
     /// The initial weights, cut into the contributions of one server's stream.

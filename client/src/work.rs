@@ -4,6 +4,7 @@
 //! the job: whatever is assigned and not known to be sent is work.
 
 use halflife_proto::ids::Step;
+use halflife_proto::job::{Consistency, Wire};
 use halflife_proto::membership::Assignment;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
@@ -21,6 +22,13 @@ pub(crate) enum Decision {
     Finished,
     /// Nothing, until something arrives.
     Wait,
+}
+
+/// Whether nodes of several slots are refused: by a lossy wire, which encodes each slot alone, and by a
+/// quorum. A push is all slots on any wire.
+pub(crate) fn takes_single_slots(consistency: Consistency, slots: u32, wire: Wire) -> bool {
+    let chooses = consistency.partial_quorum(slots).is_some();
+    !consistency.mode.has_tickets() && (wire.gradients.is_lossy() || chooses)
 }
 
 /// All that bears on the next decision.

@@ -35,6 +35,7 @@ pub use update::{Applied, Update, Waiting};
 pub use weights::{Version, WeightsBuffer};
 
 use crate::config::NonfinitePolicy;
+use crate::planted::{Bug, planted};
 
 /// How the blocks of a tensor change from step to step.
 #[derive(Debug, Clone)]
@@ -361,7 +362,12 @@ impl Block {
             return Ok(Contributed::Noted(if closes { Outcome::AlreadyApplied } else { Outcome::Duplicate }));
         }
         let outcome = state.gathering.add(Held { slots, weight, payload, magnitude_max });
-        if outcome == Outcome::Duplicate || closes || !state.gathering.is_complete() {
+        let held = state.gathering.held().len();
+        let is_whole = match closes {
+            true => planted(Bug::QuorumPerBlock) && self.rules.consistency.quorum == Some(held as u32),
+            false => state.gathering.is_complete(),
+        };
+        if outcome == Outcome::Duplicate || !is_whole {
             return Ok(Contributed::Noted(outcome));
         }
         if let Some(refusal) = self.reason_to_halt(step, &state) {
@@ -416,7 +422,7 @@ impl Block {
             let message = format!("the gradient of {ticket} held NaN or infinity (job.nonfinite = \"stop\")");
             return Ok(Contributed::Halt(Refusal::new(RefusalCause::NonfiniteData, message)));
         }
-        if !state.pushes.close(ticket) {
+        if !state.pushes.close(ticket) && !planted(Bug::PushCountedTwice) {
             let pending = state.pushes.is_pending(ticket);
             return Ok(Contributed::Noted(if pending { Outcome::Duplicate } else { Outcome::AlreadyApplied }));
         }
@@ -449,7 +455,7 @@ impl Block {
 
     /// Takes no push with this ticket any more; whether one had been taken, which then counts.
     pub fn void(&self, ticket: Ticket) -> bool {
-        !self.lock().pushes.close(ticket)
+        !self.lock().pushes.void(ticket)
     }
 
     /// Why a complete step must not be applied, if so.

@@ -26,6 +26,22 @@ pub enum Bug {
     SlotsNotMoved,
     /// Nobody notices that a step takes too long.
     NoProgressWatch,
+    /// With a quorum each block closes its step with the first slots that it has.
+    QuorumPerBlock,
+    /// With a quorum a slot counts as soon as one server has it.
+    QuorumOfOneServer,
+    /// A worker starts one push more ahead of the slowest than the bound allows.
+    StalenessOffByOne,
+    /// A worker that joins begins at the fastest clock.
+    JoinerAtFastestClock,
+    /// The ticket of a worker that is gone stays open.
+    TicketNeverExpires,
+    /// A ticket is done once one server has applied it.
+    DoneOnOneServer,
+    /// A push that a block has taken is taken again when it is sent again.
+    PushCountedTwice,
+    /// A block that a push has not reached takes it although its ticket is void.
+    VoidedPushApplied,
     /// A worker that joins alone begins with a later step than the one under way.
     JoinerBeginsLate,
 }

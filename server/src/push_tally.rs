@@ -51,8 +51,12 @@ impl PushTally {
         true
     }
 
-    /// A ticket is void; false when that was known and is answered again.
+    /// A ticket is void; false when that was known and is answered again, or when there is no block that a push
+    /// could be on: the lead waits for the servers that have some, and for as many answers.
     pub(crate) fn void(&mut self, ticket: Ticket) -> bool {
+        if self.blocks == 0 {
+            return false;
+        }
         self.under_way.remove(&ticket);
         match self.voided.get(&ticket) {
             Some(answer) => {
@@ -114,5 +118,12 @@ mod tests {
         let news = tally.take_news().unwrap();
         assert_eq!((news.done, news.voided), (Vec::new(), vec![answer, answer]));
         assert!(tally.is_void(Ticket(7)) && !tally.is_void(Ticket(8)));
+    }
+
+    #[test]
+    fn a_server_without_blocks_that_change_does_not_answer_for_the_others() {
+        let mut tally = PushTally::new(0);
+        assert!(!tally.void(Ticket(7)));
+        assert_eq!(tally.take_news(), None);
     }
 }

@@ -9,8 +9,8 @@ use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::manifest::Manifest;
 use tokio::task::JoinSet;
 
+use super::Member;
 use super::pushing::Pushing;
-use super::{Member, takes_single_slots};
 use crate::assembler::assemble;
 use crate::assembly::Assembly;
 use crate::block_plan::BlockPlan;
@@ -24,7 +24,7 @@ use crate::reopening::Reopener;
 use crate::retry::Backoff;
 use crate::server_stream::{self, ServerReader};
 use crate::session::SessionHandle;
-use crate::work::WorkState;
+use crate::work::{WorkState, takes_single_slots};
 
 impl Member {
     /// Opens the heartbeat stream, then the stream to every server.
@@ -32,7 +32,7 @@ impl Member {
         let Admission { hello, job, tree, placement, urls, unix_sockets, step, number, assignment, heartbeat_every } =
             admission;
         let layout = Arc::new(Layout::new(manifest));
-        let mut work = WorkState::new(tree, job.steps, takes_single_slots(&job));
+        let mut work = WorkState::new(tree, job.steps, takes_single_slots(job.consistency, job.slots, job.wire));
         if let Some(assignment) = assignment {
             let bad = |refusal| ClientError::bad_message(&lead.url, refusal);
             work.assign(assignment).map_err(bad)?;

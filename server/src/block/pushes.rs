@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use halflife_proto::ids::{Step, Ticket};
 
 use super::gathering::Held;
+use crate::planted::{Bug, planted};
 
 /// A push that has been taken and is not applied yet.
 #[derive(Debug)]
@@ -40,6 +41,14 @@ impl Pushes {
     /// Whether this ticket is new here; from now on it is not.
     pub(super) fn close(&mut self, ticket: Ticket) -> bool {
         self.closed.insert(ticket.0)
+    }
+
+    /// Whether this ticket was new here; it is taken no more.
+    pub(super) fn void(&mut self, ticket: Ticket) -> bool {
+        match planted(Bug::VoidedPushApplied) {
+            true => self.closed.clone().insert(ticket.0),
+            false => self.close(ticket),
+        }
     }
 
     /// Whether a ticket that was taken is not applied yet.

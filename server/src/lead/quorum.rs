@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 
 use halflife_proto::ids::{ServerIndex, Step};
 
+use crate::planted::{Bug, planted};
+
 /// The slots of a step that the lead has fixed, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
@@ -56,7 +58,7 @@ impl Quorum {
                 continue;
             }
             told.push(server);
-            if told.len() == servers {
+            if told.len() == if planted(Bug::QuorumOfOneServer) { 1 } else { servers } {
                 self.complete.push(slot);
             }
             if self.complete.len() == self.quorum {

@@ -21,6 +21,7 @@ use halflife_proto::ids::{Incarnation, ServerIndex, Step, Ticket};
 use halflife_proto::membership::{TicketAnswer, VoidedTicket};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 
+use crate::planted::{Bug, planted};
 use crate::staleness::Distribution;
 
 /// What the lead knows of the tickets.
@@ -102,13 +103,15 @@ impl Tickets {
 
     /// A worker has joined: its clock is the slowest one's. Harmless when it is known.
     pub fn join(&mut self, worker: Incarnation) {
-        let clock = self.slowest().unwrap_or(0);
+        let fastest =
+            self.workers.values().map(|pusher| pusher.clock).max().filter(|_| planted(Bug::JoinerAtFastestClock));
+        let clock = fastest.or(self.slowest()).unwrap_or(0);
         self.workers.entry(worker).or_insert(Pusher { clock, ..Pusher::default() });
     }
 
     /// A worker is gone: its open ticket is void, and whoever waited for it may not have to any more.
     pub fn remove(&mut self, worker: Incarnation) -> Consequences {
-        if self.workers.remove(&worker).is_none() {
+        if self.workers.remove(&worker).is_none() || planted(Bug::TicketNeverExpires) {
             return Consequences::default();
         }
         let void: Vec<Ticket> =
@@ -179,7 +182,7 @@ impl Tickets {
         for ticket in tickets {
             let Some(open) = self.open.get_mut(ticket) else { continue };
             open.applied.insert(server);
-            if open.applied.len() < servers {
+            if open.applied.len() < servers && !planted(Bug::DoneOnOneServer) {
                 continue;
             }
             let worker = open.worker;
@@ -313,6 +316,7 @@ impl Tickets {
 /// Whether a worker may start another push: its last one is done, and it is not too far ahead.
 fn may_start(pusher: &Pusher, slowest: u64, bound: Option<u64>, open: &BTreeMap<Ticket, Open>) -> bool {
     let idle = pusher.ticket.is_none_or(|ticket| !open.contains_key(&ticket));
+    let bound = bound.map(|bound| bound + u64::from(planted(Bug::StalenessOffByOne)));
     idle && bound.is_none_or(|bound| pusher.clock - slowest <= bound)
 }
 

@@ -59,6 +59,20 @@ pub enum Transition {
     EndedEarly,
     AskedToEnd,
     RefusedBeyondTheEnd,
+    /// The lead closes a step with a quorum; a slot that some block had is left out.
+    Closed,
+    LeftOut,
+    /// Tickets: asked for, given, done or void; what a worker does again.
+    Granted,
+    GrantedAgain,
+    ToldToWait,
+    TicketReady,
+    TicketDone,
+    TicketVoid,
+    TicketTorn,
+    SnapshotTaken,
+    PushedAgain,
+    MarkedAgain,
     /// Versions of the whole weights.
     VersionAssembled,
     Torn,
@@ -67,7 +81,7 @@ pub enum Transition {
 
 impl Transition {
     /// Those that must not be missed.
-    pub const ALL: [Transition; 41] = [
+    pub const ALL: [Transition; 53] = [
         Transition::Registered,
         Transition::ServerLost,
         Transition::Halted,
@@ -106,6 +120,18 @@ impl Transition {
         Transition::EndedEarly,
         Transition::AskedToEnd,
         Transition::RefusedBeyondTheEnd,
+        Transition::Closed,
+        Transition::LeftOut,
+        Transition::Granted,
+        Transition::GrantedAgain,
+        Transition::ToldToWait,
+        Transition::TicketReady,
+        Transition::TicketDone,
+        Transition::TicketVoid,
+        Transition::TicketTorn,
+        Transition::SnapshotTaken,
+        Transition::PushedAgain,
+        Transition::MarkedAgain,
         Transition::VersionAssembled,
         Transition::Torn,
         Transition::VersionPulled,

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use halflife_proto::contribution::{BlockWeights, Contribution};
 use halflife_proto::ids::{ServerIndex, Step};
-use halflife_proto::membership::{Notice, Order, Report};
+use halflife_proto::membership::{Notice, Order, Report, TicketAnswer};
 use halflife_proto::refusal::Refusal;
 use halflife_server::lead::simulation::Joined;
 
@@ -28,6 +28,10 @@ pub enum Up {
         from_step: Option<Step>,
     },
     Contribution(Contribution),
+    /// Asks for the ticket of this sequence number.
+    Ticket(u64),
+    /// To come back behind the weights that wait.
+    Mark(u64),
 }
 
 /// To a worker.
@@ -35,11 +39,13 @@ pub enum Up {
 pub enum Down {
     Joined(Box<Result<Joined, Refusal>>),
     Left,
+    Ticket(Result<TicketAnswer, Refusal>),
     Pulled(Result<Vec<BlockWeights>, Refusal>),
     HeartbeatsHeard,
     Notice(Notice),
     Welcome(Option<Step>),
     Weights(BlockWeights),
+    Mark(u64),
     Acknowledged,
     /// The answer to something in a stream that goes on.
     Refusal(Refusal),
@@ -59,6 +65,12 @@ pub enum Timer {
     Computed,
     /// Send once more what was refused.
     SendAgain,
+    /// Ask again for a ticket.
+    Ask,
+    /// This mark ought to be back.
+    Mark(u64),
+    /// Whoever leaves has waited long enough.
+    Flush,
     /// Whether a version is still torn, unless something changed since.
     Patience {
         changes: u64,
@@ -71,6 +83,8 @@ pub enum Timer {
 #[derive(Clone, Debug)]
 pub enum Event {
     LeadTick,
+    /// A request for a ticket gets its turn.
+    DeskLooks(ConnectionId),
     Register(usize),
     Order(usize, Order),
     Report(usize, Report),

@@ -110,18 +110,30 @@ pub enum Point {
     Initializing,
     /// The lead has taken the worker in; the worker does not know yet.
     Joining,
+    /// The lead has given the worker a ticket; the worker does not know yet.
+    Granted,
 }
 
 impl Point {
     /// All but `Now`.
-    pub const ALL: [Point; 6] = [
+    pub const ALL: [Point; 7] = [
         Point::AfterBlocks,
         Point::BetweenServers,
         Point::AppliedNotSent,
         Point::Reassigned,
         Point::Initializing,
         Point::Joining,
+        Point::Granted,
     ];
+
+    /// Whether jobs that push with tickets come to it, and whether others do.
+    pub fn is_of(self, has_tickets: bool) -> bool {
+        match self {
+            Point::Granted => has_tickets,
+            Point::Reassigned => !has_tickets,
+            _ => true,
+        }
+    }
 }
 
 /// A fault that will strike.

@@ -5,7 +5,7 @@ use halflife_client::{SlotGradient, TensorSet};
 use halflife_proto::ids::{Step, TensorIndex};
 
 use crate::random::mix;
-use crate::scenario::{Job, Nan};
+use crate::scenario::{Job, Mode, Nan};
 
 /// Once in so many slots a tensor is absent from one.
 const ABSENT_ONCE_IN: u64 = 9;
@@ -42,7 +42,9 @@ pub fn slot_gradient(job: &Job, step: Step, slot: u32, weights: &[f32]) -> SlotG
     let is_nan = match job.nan {
         Nan::Never => false,
         Nan::Skipped => mix(&[key, 4]).is_multiple_of(NAN_ONCE_IN),
-        Nan::StopsAt(fatal) => step == fatal && slot == 0,
+        Nan::StopsAt(fatal) if job.mode == Mode::Sync => step == fatal && slot == 0,
+        // Whichever slots count, whichever tickets are void.
+        Nan::StopsAt(fatal) => step >= fatal,
     };
     if is_nan {
         // Of the tensor that is never absent: the buffer.

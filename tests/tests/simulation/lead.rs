@@ -14,8 +14,10 @@ use halflife_server::lead::{LeadState, Phase};
 use crate::coverage::Transition;
 use crate::event::{Down, Event, Up};
 use crate::network::{ConnectionId, Way};
+use crate::promises::Expected;
 use crate::random::Random;
 use crate::scenario::Job;
+use crate::tickets::Asking;
 use crate::world::World;
 
 /// As in `lead.rs`.
@@ -29,6 +31,10 @@ pub struct LeadSide {
     /// Its clock runs so many millionths as fast as time.
     pub rate_ppm: u64,
     hearts: Vec<Heart>,
+    /// Requests for tickets that wait.
+    pub asking: Vec<Asking>,
+    /// Tickets done, void and torn, as far as they are counted.
+    pub settled: (u64, u64, u64),
 }
 
 struct Heart {
@@ -42,7 +48,13 @@ impl LeadSide {
     /// Nobody has come yet.
     pub fn new(job: &Job, random: &mut Random) -> LeadSide {
         let rate_ppm = random.between(950_000, 1_050_000);
-        LeadSide { state: LeadState::new(job.settings()), rate_ppm, hearts: Vec::new() }
+        LeadSide {
+            state: LeadState::new(job.settings()),
+            rate_ppm,
+            hearts: Vec::new(),
+            asking: Vec::new(),
+            settled: (0, 0, 0),
+        }
     }
 
     /// Whether the job ended early.
@@ -50,8 +62,9 @@ impl LeadSide {
         matches!(self.state.phase(), Phase::Stopped(_))
     }
 
-    /// A heartbeat stream is gone.
+    /// A heartbeat stream is gone, or whoever waits for a ticket.
     pub fn forget(&mut self, connection: ConnectionId) {
+        self.asking.retain(|asking| !asking.is_of(connection));
         self.hearts.retain(|heart| heart.connection != connection);
     }
 }
@@ -118,7 +131,11 @@ impl World<'_> {
                 Vec::new()
             }
             Report::Slots { step, slots } => self.lead.state.slots_complete(index, step, &slots),
-            Report::Pushes(pushes) => self.lead.state.pushes(index, &pushes),
+            Report::Pushes(pushes) => {
+                let effects = self.lead.state.pushes(index, &pushes);
+                self.check_pushes(server, &pushes);
+                effects
+            }
             Report::Register { .. } => Vec::new(),
         };
         self.note_stood_back(behind);
@@ -154,7 +171,8 @@ impl World<'_> {
                     }
                 }
             }
-            Up::Pull(_) | Up::Open { .. } | Up::Contribution(_) => {}
+            Up::Ticket(sequence) => self.lead_asked(connection, incarnation, sequence),
+            Up::Pull(_) | Up::Open { .. } | Up::Contribution(_) | Up::Mark(_) => {}
         }
     }
 
@@ -178,6 +196,12 @@ impl World<'_> {
             Err(refusal) => self.coverage.count("refusal", refusal.cause),
         }
         let has_joined = joined.is_ok();
+        if has_joined
+            && let Expected::Tickets(ledger) = &mut self.promises.expected
+            && let Err(violation) = ledger.join(incarnation, self.lead.state.tickets())
+        {
+            self.promises.fail(violation);
+        }
         self.carry_out(effects, false);
         self.push_down(connection, Down::Joined(Box::new(joined)));
         if has_joined {
@@ -216,10 +240,21 @@ impl World<'_> {
     /// Carries effects out; `is_death`: slots have moved because a worker is gone.
     pub(crate) fn carry_out(&mut self, effects: Vec<Effect>, is_death: bool) {
         let acted = !effects.is_empty();
+        if let Expected::Tickets(ledger) = &mut self.promises.expected {
+            ledger.note_living(|worker| self.lead.state.workers().contains_key(&worker));
+        }
         let mut reassigned = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Order(index, order) => self.send_order(index, order),
+                Effect::Order(index, order) => {
+                    if let Order::Close { step, slots } = &order {
+                        self.note_closing(index, *step, slots);
+                    }
+                    if let Order::Void(tickets) = &order {
+                        self.ledger(|ledger| ledger.order_void(index.0 as usize, tickets));
+                    }
+                    self.send_order(index, order);
+                }
                 Effect::Notify(incarnation, Notice::Assignment(assignment)) => {
                     let told = [8, assignment.epoch, assignment.from_step.0, assignment.nodes.len() as u64];
                     self.trace.note(self.now, &told, || {
@@ -233,7 +268,8 @@ impl World<'_> {
                         reassigned.push(incarnation);
                     }
                 }
-                Effect::Notify(..) | Effect::HoldChanged | Effect::TicketReady(_) => {}
+                Effect::Notify(..) | Effect::HoldChanged => {}
+                Effect::TicketReady(incarnation) => self.call_to_desk(incarnation),
                 Effect::LoadInitialWeights => self.send_initial_weights(),
                 Effect::Warn(message) => {
                     self.coverage.pass(Transition::Warned);
@@ -246,6 +282,8 @@ impl World<'_> {
                 self.reached(crate::faults::Point::Reassigned, worker);
             }
         }
+        let servers = self.servers.len();
+        self.ledger(|ledger| ledger.check_void(servers));
         self.check_membership();
         if acted {
             self.notice_all();

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use halflife_proto::blocks::{BlockId, block_range};
-use halflife_proto::contribution::{Contribution, Payload};
+use halflife_proto::contribution::{Contribution, Payload, Push};
 use halflife_proto::hello::Fingerprint;
-use halflife_proto::ids::{Generation, Incarnation, JobId, Step, TensorIndex};
+use halflife_proto::ids::{Generation, Incarnation, JobId, Step, TensorIndex, Ticket};
 use halflife_proto::job::Combine;
 use halflife_proto::manifest::{Manifest, Tensor};
 use halflife_proto::refusal::{Refusal, RefusalCause};
@@ -12,7 +12,7 @@ use halflife_proto::slots::SlotRange;
 use halflife_proto::tensor_codec::{Dtype, Encoded};
 use halflife_server::shard::Shard;
 
-use crate::scenario::GENERATION;
+use crate::scenario::{GENERATION, STEPS};
 use crate::world::World;
 
 /// What a contribution is probed for.
@@ -53,7 +53,16 @@ impl World<'_> {
         let (workers, step) = (self.lead.state.workers().len(), self.lead.state.complete_step());
         let here = self.servers.iter().filter(|server| server.identity.is_some()).count();
         let stranger = Incarnation(self.random.next());
-        match self.random.below(3) {
+        match self.random.below(4) {
+            2 => {
+                let found = self.lead.state.ticket(stranger, 1);
+                let expected = match self.scenario.job.mode.has_tickets() {
+                    _ if is_stopped => RefusalCause::JobStopped,
+                    true => RefusalCause::Fenced,
+                    false => RefusalCause::Malformed,
+                };
+                self.expect(expected, found.map(|answer| format!("{answer:?}")));
+            }
             0 if here == self.servers.len() => {
                 let found = self.lead.state.register(stranger, "http://stranger".to_owned().into(), None);
                 let expected = if is_stopped { RefusalCause::JobStopped } else { RefusalCause::JobFull };
@@ -100,9 +109,15 @@ impl World<'_> {
     fn probe_reads(&mut self) {
         let Some((server, shard)) = self.some_shard() else { return };
         let Some(block) = self.some_block(server) else { return };
-        let complete = shard.complete();
+        let has_tickets = self.scenario.job.mode.has_tickets();
+        let complete = match has_tickets {
+            true => shard.inspect(block).and_then(|seen| seen.step),
+            false => shard.complete(),
+        };
         let (step, expected) = match complete {
             None => (None, RefusalCause::NotInitialized),
+            // Blocks count their own versions: there is none that all have yet, or had.
+            Some(_) if has_tickets => (Some(Step(1_000_000)), RefusalCause::StepGone),
             Some(Step(complete)) if complete > 2 && self.random.once_in(2) => (Some(Step(0)), RefusalCause::StepGone),
             Some(_) => (Some(Step(1_000_000)), RefusalCause::StepAhead),
         };
@@ -124,15 +139,27 @@ impl World<'_> {
         let before = shard.inspect(block);
         let mut expected = self.random.pick(&CONTRIBUTIONS);
         let Some(mut contribution) = self.nonsense(server, block, expected, &shard) else { return };
+        let has_tickets = self.scenario.job.mode.has_tickets();
         let comes_first =
             [RefusalCause::WrongGeneration, RefusalCause::UnknownBlock, RefusalCause::NotOwner].contains(&expected);
-        if contribution.step > Step::ZERO && shard.complete().is_none() && !comes_first {
+        if contribution.step > Step::ZERO && shard.complete().is_none() && !comes_first && !has_tickets {
             expected = RefusalCause::NotInitialized;
         }
-        if contribution.step > self.servers[server].last_step && !comes_first {
+        if contribution.step > self.servers[server].last_step && !comes_first && !has_tickets {
             expected = RefusalCause::StepAhead;
         }
-        if expected == RefusalCause::NonfiniteData && self.random.once_in(3) {
+        // A push is looked at by the block alone, which knows its own version.
+        if has_tickets && expected == RefusalCause::StepAhead && before.as_ref().is_some_and(|seen| seen.step.is_none())
+        {
+            expected = RefusalCause::NotInitialized;
+        }
+        // What is not a push has no place where each push is applied by itself.
+        let is_bare = matches!(contribution.payload, Payload::Absent) && contribution.step > Step::ZERO;
+        if has_tickets && is_bare && !comes_first && self.random.once_in(3) {
+            contribution.push = None;
+            expected = RefusalCause::Malformed;
+        }
+        if expected == RefusalCause::NonfiniteData && !has_tickets && self.random.once_in(3) {
             // The frozen tensor takes no gradient at all.
             let frozen = BlockId { tensor: TensorIndex(0), index: 0 };
             let owns = self.promises.blocks_of(server, self.lead.state.model()).contains(&frozen);
@@ -163,14 +190,26 @@ impl World<'_> {
             let bytes: Vec<u8> = (0..elements).flat_map(|_| value.to_le_bytes()).collect();
             Payload::Dense(Encoded::f32(bytes))
         };
-        let right = Contribution {
-            block,
-            generation: GENERATION,
-            step: complete.map_or(Step(1), Step::next),
-            slots: SlotRange { begin: slots - 1, end: slots },
-            weight: 1.0,
-            payload: Payload::Absent,
-            push: None,
+        let has_tickets = self.scenario.job.mode.has_tickets();
+        let right = match has_tickets {
+            false => Contribution {
+                block,
+                generation: GENERATION,
+                step: complete.map_or(Step(1), Step::next),
+                slots: SlotRange { begin: slots - 1, end: slots },
+                weight: 1.0,
+                payload: Payload::Absent,
+                push: None,
+            },
+            true => Contribution {
+                block,
+                generation: GENERATION,
+                step: seen.step.unwrap_or_default(),
+                slots: SlotRange { begin: 0, end: slots },
+                weight: f64::from(slots),
+                payload: Payload::Absent,
+                push: Some(Push { ticket: Ticket(1 + self.random.below(STEPS)), sequence: 1 }),
+            },
         };
         Some(match wrong {
             RefusalCause::WrongGeneration => {
@@ -196,7 +235,8 @@ impl World<'_> {
                 Contribution { slots, weight: f64::from(slots.count()), ..right }
             }
             RefusalCause::StepAhead => {
-                let step = complete.map_or(Step(1), |complete| complete.next().next());
+                let newest = if has_tickets { seen.step } else { complete };
+                let step = newest.map_or(Step(1), |newest| newest.next().next());
                 Contribution { step, ..right }
             }
             RefusalCause::UnknownBlock => {
@@ -208,14 +248,14 @@ impl World<'_> {
             }
             RefusalCause::NonfiniteData => {
                 let slots = SlotRange { begin: 0, end: 1 };
-                Contribution { step: Step::ZERO, slots, payload: garbage(f32::NAN), ..right }
+                Contribution { step: Step::ZERO, slots, payload: garbage(f32::NAN), push: None, ..right }
             }
             RefusalCause::InvalidWeight if spec.job.combine != Combine::WeightedMean => {
-                Contribution { weight: 1.5, ..right }
+                Contribution { weight: 0.5 + right.weight, ..right }
             }
             RefusalCause::InitializationDiffers if seen.step.is_some() => {
                 let slots = SlotRange { begin: 0, end: 1 };
-                Contribution { step: Step::ZERO, slots, payload: garbage(7.0), ..right }
+                Contribution { step: Step::ZERO, slots, payload: garbage(7.0), push: None, ..right }
             }
             _ => return None,
         })

@@ -1,7 +1,8 @@
-//! What is promised, checked after every event: bits (P1, P2, P4, P7), membership (P5, P7), bounds, progress.
+//! What is promised, checked after every event: bits (P1, P2, P4, P7), membership (P5, P7), bounds.
+//! Progress is the business of `liveness.rs`.
 //!
-//! The reference is the same job by one worker and one server that nothing happened to. In sync mode every version
-//! of every block equals its; other modes will compare with what they promise instead (`scenario::Mode`).
+//! What is compared with depends on the mode ([`Expected`]). In sync mode it is the same job by one worker and one
+//! server that nothing happened to: every version of every block equals its.
 
 use std::collections::HashMap;
 
@@ -17,55 +18,75 @@ use halflife_server::shard::BlockInspection;
 
 use crate::coverage::Transition;
 use crate::lead::TICK_US;
-use crate::scenario::{BLOCK_ELEMENTS, LEASE_US, Mode, Scenario, Severity};
-use crate::worker::State;
+use crate::ledger::Ledger;
+use crate::quorum::Closings;
+use crate::scenario::{BLOCK_ELEMENTS, LEASE_US, Mode, Scenario};
 use crate::world::World;
-
-/// With everything healed, a step takes no longer: fencing, coming back after the longest pause, recomputing.
-const STALL_MAX_US: u64 = 8_000_000;
-/// P5: a death delays the others by a lease, or by three steps where those take longer (by clocks that differ), and
-/// by this: the recomputation of what moved: at most 11
-/// slots on the slowest worker, and their messages over the slowest link. So does a worker that lives, but holds the
-/// step up.
-const RECOVERY_MAX_US: u64 = 1_200_000;
-/// Step times that patience is made of, as in `lead/state/watch.rs`.
-const TIMES_KEPT: usize = 15;
-/// Where connections only break, nothing waits for a lease.
-const RECONNECTION_MAX_US: u64 = 900_000;
 
 /// Every version of every block, and of the whole weights as a worker sees them.
 #[derive(Debug, Default)]
 pub struct History {
-    blocks: HashMap<BlockId, Vec<Vec<u8>>>,
-    versions: Vec<Vec<f32>>,
+    pub blocks: HashMap<BlockId, Vec<Vec<u8>>>,
+    pub versions: Vec<Vec<f32>>,
+}
+
+/// What the weights are compared with.
+pub enum Expected<'a> {
+    /// Nothing: this is the undisturbed run.
+    Itself,
+    /// The undisturbed run.
+    Undisturbed(&'a History),
+    /// The job computed from the slots that the lead fixes.
+    Quorum(Box<Closings<'a>>),
+    /// The pushes that each block has taken.
+    Tickets(Box<Ledger<'a>>),
+}
+
+impl<'a> Expected<'a> {
+    fn new(scenario: &'a Scenario, undisturbed: Option<&'a History>) -> Expected<'a> {
+        match (scenario.job.mode, undisturbed) {
+            (Mode::Sync, None) => Expected::Itself,
+            (Mode::Sync, Some(undisturbed)) => Expected::Undisturbed(undisturbed),
+            (Mode::Quorum(quorum), _) => Expected::Quorum(Box::new(Closings::new(&scenario.job, quorum))),
+            (Mode::Bounded(_) | Mode::Async, _) => Expected::Tickets(Box::new(Ledger::new(&scenario.job))),
+        }
+    }
+
+    fn history(&self) -> Option<&History> {
+        match self {
+            Expected::Itself | Expected::Tickets(_) => None,
+            Expected::Undisturbed(history) => Some(history),
+            Expected::Quorum(closings) => Some(&closings.reference.history),
+        }
+    }
 }
 
 /// What was seen so far, and the first promise that was broken.
 pub struct Promises<'a> {
     pub violation: Option<String>,
     pub history: History,
-    reference: Option<&'a History>,
+    pub expected: Expected<'a>,
     scenario: &'a Scenario,
     steps: HashMap<BlockId, Step>,
-    complete: Option<Step>,
-    last_progress: u64,
-    last_fault: u64,
-    healed_at: u64,
+    pub complete: Option<Step>,
+    pub last_progress: u64,
+    pub last_fault: u64,
+    pub healed_at: u64,
     /// Faults that struck.
     pub faults: u64,
     /// While somebody was well.
     pub longest_stall_us: u64,
-    last_look: (Option<Step>, u64),
-    times_us: Vec<u64>,
+    pub last_look: (Option<Step>, u64),
+    pub times_us: Vec<u64>,
 }
 
 impl<'a> Promises<'a> {
-    /// Nothing seen yet.
-    pub fn new(scenario: &'a Scenario, reference: Option<&'a History>) -> Promises<'a> {
+    /// Nothing seen yet. Of a job in sync mode without an `undisturbed` one to compare with, the history is one.
+    pub fn new(scenario: &'a Scenario, undisturbed: Option<&'a History>) -> Promises<'a> {
         Promises {
             violation: None,
             history: History::default(),
-            reference,
+            expected: Expected::new(scenario, undisturbed),
             scenario,
             steps: HashMap::new(),
             complete: None,
@@ -109,12 +130,19 @@ impl<'a> Promises<'a> {
             self.fail(format!("{block} went to {step}, expected {expected}"));
         }
         self.steps.insert(block, step);
-        match (self.scenario.job.mode, self.reference) {
-            (Mode::Sync, None) => self.history.blocks.entry(block).or_default().push(seen.weights.to_vec()),
-            (Mode::Sync, Some(reference)) => {
-                let known = reference.blocks.get(&block).and_then(|versions| versions.get(step.0 as usize));
+        if let Expected::Tickets(ledger) = &self.expected {
+            if let Err(violation) = ledger.check_block(block, step, &seen.weights) {
+                self.fail(violation);
+            }
+            return true;
+        }
+        match self.expected.history() {
+            None => self.history.blocks.entry(block).or_default().push(seen.weights.to_vec()),
+            Some(expected) => {
+                let known = expected.blocks.get(&block).and_then(|versions| versions.get(step.0 as usize));
                 if known.is_none_or(|known| known[..] != seen.weights[..]) {
-                    self.fail(format!("P2: {block} at {step} differs from the undisturbed run"));
+                    let why = if known.is_some() { "differs from what it must be" } else { "is not due yet" };
+                    self.fail(format!("P2: {block} at {step} {why}"));
                 }
             }
         }
@@ -124,14 +152,14 @@ impl<'a> Promises<'a> {
     /// A worker has a whole version: it is of one step, and the reference's.
     pub fn check_version(&mut self, worker: usize, version: &WeightsVersion) {
         let step = version.step;
-        match self.reference {
+        match self.expected.history() {
             None if step.0 as usize == self.history.versions.len() => {
                 self.history.versions.push(version.values.clone())
             }
             None => self.fail(format!("the undisturbed worker skipped to {step}")),
-            Some(reference) => {
+            Some(expected) => {
                 let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-                let known = reference.versions.get(step.0 as usize);
+                let known = expected.versions.get(step.0 as usize);
                 if known.is_none_or(|known| bits(known) != bits(&version.values)) {
                     self.fail(format!("P4: worker {worker} assembled a {step} that never was"));
                 }
@@ -158,11 +186,7 @@ impl<'a> Promises<'a> {
 impl World<'_> {
     /// Notes when a step is complete on every server.
     pub(crate) fn steps_may_be_complete(&mut self) {
-        let complete = |server: &crate::server::ServerSide| {
-            let standing = server.shard.as_ref()?.standing();
-            standing.borrow().complete
-        };
-        let step = self.servers.iter().map(complete).min().flatten();
+        let step = self.pace();
         if step > self.promises.complete
             && let Some(step) = step
         {
@@ -173,6 +197,17 @@ impl World<'_> {
             self.trace.note(self.now, &[6, step.0], || format!("=== {step} is complete"));
             self.set_off_faults(step.0);
         }
+    }
+
+    /// How far the job is: the newest step that is complete everywhere; with tickets, how many are settled.
+    fn pace(&self) -> Option<Step> {
+        let complete = |server: &crate::server::ServerSide| {
+            let standing = server.shard.as_ref()?.standing();
+            standing.borrow().complete
+        };
+        let step = self.servers.iter().map(complete).min().flatten();
+        let settled = self.lead.state.tickets().map(|tickets| Step(tickets.done() + tickets.void()));
+        step.map(|step| settled.unwrap_or(step))
     }
 
     /// Every slot of every step that may be under way is somebody's who lives; nobody is a member beyond a lease.
@@ -216,6 +251,9 @@ impl World<'_> {
         if complete.is_none() && !self.scenario.job.from_file && initializers != 1 {
             return Some(format!("{initializers} workers are to initialize"));
         }
+        if self.scenario.job.mode.has_tickets() {
+            return None; // nobody owns slots
+        }
         let under_way = complete.map_or(Step(1), Step::next);
         [under_way, under_way.next(), under_way.next().next()].into_iter().find_map(|step| {
             let mut taken = vec![0; self.scenario.job.spec.job.slots as usize];
@@ -227,89 +265,5 @@ impl World<'_> {
             }
             taken.contains(&0).then(|| format!("P5: of {step} the slots are taken so many times each: {taken:?}"))
         })
-    }
-
-    /// No stall is longer than what is promised.
-    pub(crate) fn check_liveness(&mut self) {
-        self.note_health();
-        if self.lead.is_stopped() {
-            return;
-        }
-        let Promises { last_progress, last_fault, healed_at, complete, .. } = self.promises;
-        let stalled_us = self.now.saturating_sub(last_progress.max(healed_at));
-        if stalled_us > STALL_MAX_US {
-            self.promises
-                .fail(format!("nothing was done for {stalled_us} us although all is well, after {complete:?}"));
-        }
-        let is_training = self.lead.state.phase() == Phase::Training && !self.lead.state.ends_early();
-        let quiet_since = last_progress.max(last_fault);
-        let patience_us = self.patience_us();
-        let recovery_max_us = match self.scenario.severity {
-            Severity::Light => RECONNECTION_MAX_US,
-            Severity::Open | Severity::Hidden => RECOVERY_MAX_US + patience_us * 11 / 10,
-        };
-        let healthy = self.workers.iter().filter_map(|worker| worker.healthy_since);
-        let stalled_us = healthy.map(|since| self.now.saturating_sub(since.max(quiet_since))).max().unwrap_or(0);
-        if is_training {
-            self.promises.longest_stall_us = self.promises.longest_stall_us.max(stalled_us);
-        }
-        if is_training && stalled_us > recovery_max_us {
-            let standing = self.standing();
-            self.promises
-                .fail(format!("P5: a fault held up the others for {stalled_us} us, after {complete:?}: {standing}"));
-        }
-    }
-
-    /// How the workers stand, for whoever reads of a broken promise.
-    fn standing(&self) -> String {
-        let worker = |(number, worker): (usize, &crate::worker::Worker)| {
-            let well = if worker.healthy_since.is_some() { "well" } else { "unwell" };
-            let known = self.lead.state.workers().get(&worker.incarnation);
-            let known = known.map(|known| {
-                let nodes: Vec<String> = known.assignment().nodes.iter().map(ToString::to_string).collect();
-                let (behind, unreachable) = (known.behind.is_some(), &known.unreachable);
-                format!("{}, behind: {behind}, unreachable: {unreachable:?}, {}", nodes.join(" "), known.step)
-            });
-            format!("worker {number} is {well} ({})", known.unwrap_or("no member".to_owned()))
-        };
-        self.workers.iter().enumerate().map(worker).collect::<Vec<_>>().join("; ")
-    }
-
-    /// What the watch over progress waits for: a lease, or three times the median of the last steps' times.
-    fn patience_us(&mut self) -> u64 {
-        let Promises { last_look, times_us, complete, .. } = &mut self.promises;
-        let (known, since) = *last_look;
-        if let (Some(step), true) = (*complete, *complete > known) {
-            let steps = step.0 - known.map_or(0, |known| known.0);
-            times_us.extend((self.now - since).checked_div(steps));
-            times_us.drain(..times_us.len().saturating_sub(TIMES_KEPT));
-            *last_look = (*complete, self.now);
-        }
-        let mut sorted = times_us.clone();
-        sorted.sort_unstable();
-        sorted.get(sorted.len() / 2).map_or(LEASE_US, |median| LEASE_US.max(3 * median))
-    }
-
-    fn note_health(&mut self) {
-        for worker in 0..self.workers.len() {
-            let peers = self.servers.len() + 1;
-            let links_are_well = (0..peers).all(|peer| {
-                let lanes = self.network.link_mut(worker, peer).lanes;
-                lanes.iter().all(|lane| lane.held_until <= self.now && lane.slow_until <= self.now)
-            });
-            let process = &mut self.workers[worker];
-            let is_member = match &process.state {
-                State::Member(member) => {
-                    let is_whole = |connection| self.network.is_whole(connection);
-                    !member.is_leaving
-                        && member.streams.iter().all(|stream| stream.is_open && stream.connection.is_some_and(is_whole))
-                }
-                _ => false,
-            };
-            match is_member && links_are_well && !process.is_paused {
-                true => process.healthy_since = process.healthy_since.or(Some(self.now)),
-                false => process.healthy_since = None,
-            }
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Runs seeds: each twice as a job, undisturbed and disturbed; many of them on all cores.
+//! Runs seeds: in sync mode each twice as a job, undisturbed and disturbed; many of them on all cores.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use halflife_server::shard::ShardCompute;
 
 use crate::coverage::Coverage;
-use crate::scenario::{Scenario, Severity};
+use crate::promises::History;
+use crate::scenario::{Mode, Scenario, Severity};
 use crate::world::{Outcome, World};
 
 /// A bug to plant while the disturbed job runs.
@@ -59,14 +60,17 @@ pub fn compute() -> Arc<ShardCompute> {
 /// Runs one seed.
 pub fn run_seed(seed: u64, planted: Planted, compute: &Arc<ShardCompute>, is_read: bool) -> Report {
     let scenario = Scenario::draw(seed);
-    let undisturbed = scenario.undisturbed();
-    let reference = World::new(&undisturbed, None, compute.clone(), false).run();
-    if let Some(violation) = reference.violation {
-        let violation = format!("undisturbed: {violation}");
-        return Report::of_failure(seed, violation, scenario.severity);
-    }
+    let history = match scenario.job.mode {
+        Mode::Sync => run_undisturbed(&scenario, compute),
+        // What it must come to follows from decisions of the run itself.
+        Mode::Quorum(_) | Mode::Bounded(_) | Mode::Async => Ok(History::default()),
+    };
+    let history = match history {
+        Ok(history) => history,
+        Err(violation) => return Report::of_failure(seed, violation, scenario.severity),
+    };
     planted.plant();
-    let run = || World::new(&scenario, Some(&reference.history), compute.clone(), is_read).run();
+    let run = || World::new(&scenario, Some(&history), compute.clone(), is_read).run();
     let ended = catch_unwind(AssertUnwindSafe(run));
     Planted::Nothing.plant();
     match ended {
@@ -80,6 +84,13 @@ pub fn run_seed(seed: u64, planted: Planted, compute: &Arc<ShardCompute>, is_rea
             Report::of_failure(seed, format!("panicked: {said}"), scenario.severity)
         }
     }
+}
+
+/// The same job without faults: what it must come to.
+fn run_undisturbed(scenario: &Scenario, compute: &Arc<ShardCompute>) -> Result<History, String> {
+    let undisturbed = scenario.undisturbed();
+    let Outcome { violation, history, .. } = World::new(&undisturbed, None, compute.clone(), false).run();
+    violation.map_or(Ok(history), |violation| Err(format!("undisturbed: {violation}")))
 }
 
 /// What became of many seeds.

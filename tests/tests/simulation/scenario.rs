@@ -7,7 +7,7 @@ use halflife_client::simulation::JobTerms;
 use halflife_optim::Optimizer;
 use halflife_proto::blocks::{BlockId, all_blocks};
 use halflife_proto::contribution::{Contribution, Payload};
-use halflife_proto::ids::{Generation, ServerIndex, Step};
+use halflife_proto::ids::{Generation, ServerIndex, Step, TensorIndex};
 use halflife_proto::manifest::{Manifest, Role, Tensor};
 use halflife_proto::membership::Order;
 use halflife_proto::placement::Placement;
@@ -25,7 +25,9 @@ pub const STEPS: u64 = 120;
 /// Every fault strikes before the last so many steps, even one whose point nobody comes to.
 const LATEST: u64 = 30;
 /// Servers of a disturbed job.
-pub const SERVERS: u32 = 3;
+const SERVERS: u32 = 3;
+/// Now and then: so many that one has only a block that never changes.
+const SERVERS_MANY: u32 = 9;
 /// Elements of a block: so few that every update runs inline, and most tensors are cut.
 pub const BLOCK_ELEMENTS: usize = 4;
 /// Silence that costs a worker its slots.
@@ -35,12 +37,44 @@ pub const HEARTBEAT_US: u64 = 200_000;
 /// The generation of the job: not the first, so that there is an older one.
 pub const GENERATION: Generation = Generation(7);
 
-/// When steps are applied. Modes without steps for all (bounded, async) will stand here, too: what differs is what
-/// a worker pushes (`worker.rs`), and what `promises.rs` compares with.
+/// When steps are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// When every slot is in.
     Sync,
+    /// When so many slots are in, fewer than all.
+    Quorum(u32),
+    /// Each push at once; nobody starts so many of its own pushes ahead of the slowest.
+    Bounded(u64),
+    /// Each push at once.
+    Async,
+}
+
+impl Mode {
+    fn draw(slots: u32, random: &mut Random) -> Mode {
+        match random.below(8) {
+            0..4 => Mode::Sync,
+            4 => Mode::Bounded(random.below(5)),
+            5 => Mode::Async,
+            _ if slots > 1 => Mode::Quorum(random.between(1, u64::from(slots) - 1) as u32),
+            _ => Mode::Sync,
+        }
+    }
+
+    /// As the job file says it.
+    fn text(self) -> String {
+        match self {
+            Mode::Sync => "mode = \"sync\"".to_owned(),
+            Mode::Quorum(quorum) => format!("mode = \"sync\"\nquorum = {quorum}"),
+            Mode::Bounded(bound) => format!("mode = \"bounded\"\nstaleness = {bound}"),
+            Mode::Async => "mode = \"async\"".to_owned(),
+        }
+    }
+
+    /// Whether each push is applied by itself.
+    pub fn has_tickets(self) -> bool {
+        matches!(self, Mode::Bounded(_) | Mode::Async)
+    }
 }
 
 /// What NaN there is.
@@ -94,32 +128,36 @@ pub struct Job {
 impl Job {
     fn draw(seed: u64, servers: u32, nan: Nan, random: &mut Random) -> Job {
         let slots = random.pick(&[1, 2, 3, 4, 5, 6, 8, 11]);
+        let mode = Mode::draw(slots, random);
         let combine = random.pick(&["mean", "mean", "weighted_mean", "sum"]);
         let gradients = random.pick(&["f32", "f32", "f32", "bf16"]);
         let weights = random.pick(&["f32", "f32", "f32", "bf16"]);
-        let optimizer = random.pick(&OPTIMIZERS);
+        // Rules that need a norm over more than a block are refused where there are no steps for all blocks.
+        let optimizers = if mode.has_tickets() { &OPTIMIZERS[..BLOCKWISE] } else { &OPTIMIZERS[..] };
+        let optimizer = random.pick(optimizers);
         let nonfinite = if matches!(nan, Nan::StopsAt(_)) { "stop" } else { "skip" };
         let (heartbeat_ms, lease_ms) = (HEARTBEAT_US / 1000, LEASE_US / 1000);
         let text = format!(
             "[job]\nname = \"simulation\"\nseed = {}\nsteps = {STEPS}\nslots = {slots}\nservers = {servers}\n\
-             block_elements = {BLOCK_ELEMENTS}\ncombine = \"{combine}\"\nnonfinite = \"{nonfinite}\"\n\
+             block_elements = {BLOCK_ELEMENTS}\n{}\ncombine = \"{combine}\"\nnonfinite = \"{nonfinite}\"\n\
              [membership]\nheartbeat_ms = {heartbeat_ms}\nlease_ms = {lease_ms}\n\
              [wire]\ngradients = \"{gradients}\"\nweights = \"{weights}\"\n\
              {optimizer}",
-            seed >> 1 // TOML's integers are signed
+            seed >> 1, // TOML's integers are signed
+            mode.text(),
         );
         let spec = JobSpec::parse("the simulated job", &text, &[]).expect("a job of the simulator's own");
         let manifest = manifest();
         let layout = Layout::new(&manifest);
         let from_file = random.once_in(5);
-        Job { seed, mode: Mode::Sync, spec, manifest, layout, nan, from_file }
+        Job { seed, mode, spec, manifest, layout, nan, from_file }
     }
 
     /// What the workers know of it.
     pub fn terms(&self) -> JobTerms {
         let tree = SlotTree::new(self.spec.job.slots).expect("at least one slot");
         let (steps, combine, wire) = (self.spec.job.steps, self.spec.job.combine, self.spec.wire);
-        JobTerms { generation: GENERATION, tree, steps, combine, wire }
+        JobTerms { generation: GENERATION, tree, steps, combine, wire, consistency: self.spec.job.consistency() }
     }
 
     /// What the lead decides by, as `Lead::new` makes it of a job.
@@ -171,6 +209,16 @@ impl Job {
         self.of_role(|role| *role == Role::Trainable)
     }
 
+    /// All slots.
+    pub fn root(&self) -> SlotRange {
+        SlotTree::new(self.spec.job.slots).expect("at least one slot").root()
+    }
+
+    /// Whether steps change a tensor.
+    pub fn changes(&self, tensor: TensorIndex) -> bool {
+        tensor.0 == self.buffer() || self.trainable().any(|index| index == tensor.0)
+    }
+
     /// The buffer.
     pub fn buffer(&self) -> u32 {
         self.of_role(|role| *role == Role::Buffer).next().expect("the model has a buffer")
@@ -182,6 +230,8 @@ impl Job {
     }
 }
 
+/// How many of them need no norm.
+const BLOCKWISE: usize = 2;
 /// One of each kind: plain, with a norm over the model, with whole tensors.
 const OPTIMIZERS: [&str; 4] = [
     "[optimizer]\nalgorithm = \"adam\"\nbetas = [0.9, 0.999]\neps = 1e-8\nlr = 0.01\n\
@@ -231,14 +281,15 @@ impl Scenario {
             _ if random.once_in(3) => Nan::Skipped,
             _ => Nan::Never,
         };
-        let job = Job::draw(random.next(), SERVERS, nan, &mut random);
+        let servers = if random.once_in(12) { SERVERS_MANY } else { SERVERS };
+        let job = Job::draw(random.next(), servers, nan, &mut random);
         let workers = random.between(2, 6) as usize;
         let severity = match random.below(8) {
             0 => Severity::Light,
             1..5 => Severity::Open,
             _ => Severity::Hidden,
         };
-        let faults = plan_faults(severity, &mut random);
+        let faults = plan_faults(severity, job.mode.has_tickets(), &mut random);
         Scenario { seed, job, workers, ending, severity, faults, probes: true }
     }
 
@@ -252,14 +303,19 @@ impl Scenario {
     }
 }
 
-fn plan_faults(severity: Severity, random: &mut Random) -> Vec<PlannedFault> {
+fn plan_faults(severity: Severity, has_tickets: bool, random: &mut Random) -> Vec<PlannedFault> {
     let count = random.between(5, 14);
     let mut faults: Vec<PlannedFault> = (0..count)
         .map(|number| {
             let at_step = if number == 0 && random.once_in(2) { 0 } else { random.below(STEPS - LATEST) };
             let point = match random.below(3) {
                 0 => Point::Now,
-                _ => random.pick(&Point::ALL),
+                _ => loop {
+                    let point = random.pick(&Point::ALL);
+                    if point.is_of(has_tickets) {
+                        break point;
+                    }
+                },
             };
             let fault = loop {
                 let fault = match (severity, point) {

@@ -1,28 +1,19 @@
-//! A server's edges in virtual time: what `node.rs` does with orders and reports, `data_service.rs` with streams.
+//! A server in virtual time: what `node.rs` does with orders and reports. Its streams are in `sessions.rs`.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
-use halflife_proto::contribution::{BlockWeights, Contribution, Outcome};
-use halflife_proto::framing::{Framed, MessageReader};
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, JobId, ServerIndex, Step};
 use halflife_proto::membership::{Order, Partial, Report};
-use halflife_proto::refusal::{Refusal, RefusalCause};
-use halflife_proto::v1::{self, step_response::Message};
-use halflife_proto::wire;
-use halflife_server::SessionId;
-use halflife_server::outbox::{Outbox, Outgoing};
 use halflife_server::shard::{Identity, Shard, Standing};
-use tokio_stream::Stream;
+use tokio::sync::watch;
 
 use crate::coverage::Transition;
-use crate::event::{Down, Event, Up};
-use crate::faults::Point;
-use crate::network::{ConnectionId, Way};
+use crate::event::Event;
+use crate::network::ConnectionId;
 use crate::random::Random;
 use crate::scenario::{GENERATION, STEPS};
+use crate::sessions::Session;
 use crate::world::World;
 
 /// A server.
@@ -36,19 +27,14 @@ pub struct ServerSide {
     pub last_step: Step,
     reported: Standing,
     reported_partial: Option<Partial>,
+    /// Changes when there is news of slots or pushes.
+    news: Option<watch::Receiver<()>>,
     /// The link to the lead: its delay, and when the last message in each direction arrives.
     delay_us: u64,
     pub slow_until: u64,
     last_order: u64,
     last_report: u64,
-    sessions: Vec<Session>,
-}
-
-struct Session {
-    connection: ConnectionId,
-    id: SessionId,
-    outbox: Arc<Outbox>,
-    outgoing: Outgoing,
+    pub sessions: Vec<Session>,
 }
 
 impl ServerSide {
@@ -62,6 +48,7 @@ impl ServerSide {
             last_step: Step(STEPS),
             reported: Standing::default(),
             reported_partial: None,
+            news: None,
             delay_us: random.between(10, 3_000),
             slow_until: 0,
             last_order: 0,
@@ -132,13 +119,24 @@ impl World<'_> {
             }
             Order::Close { step, slots } => {
                 if let Some(shard) = self.servers[server].shard.clone() {
-                    shard.close(step, &slots).unwrap_or_else(|refusal| self.promises.fail(refusal.to_string()));
+                    if let Err(refusal) = shard.close(step, &slots) {
+                        // A NaN halts the shard first; any other reason is the lead's mistake.
+                        if !self.servers[server].is_halted() {
+                            self.promises.fail(format!("{step} cannot be closed: {refusal}"));
+                        }
+                        self.send_report(server, Report::Halted(refusal));
+                    }
                     self.all_blocks_may_have_changed(server);
                 }
             }
             Order::Void(tickets) => {
                 if let Some(shard) = self.servers[server].shard.clone() {
                     shard.void(&tickets);
+                    self.ledger(|ledger| {
+                        ledger.refuse(server, &tickets);
+                        Ok(())
+                    });
+                    self.wake_node(server);
                 }
             }
             Order::AskMissing(step) => {
@@ -170,7 +168,10 @@ impl World<'_> {
         };
         let version = placement.version();
         match Shard::new(identity, &self.scenario.job.spec, manifest, placement, self.compute.clone()) {
-            Ok(shard) => self.servers[server].shard = Some(shard),
+            Ok(shard) => {
+                self.servers[server].news = Some(shard.news());
+                self.servers[server].shard = Some(shard);
+            }
             Err(refusal) => return self.promises.fail(format!("blocks cannot be placed: {refusal}")),
         }
         self.send_report(server, Report::Placed(version));
@@ -183,10 +184,14 @@ impl World<'_> {
     }
 
     /// The node's task gets its turn soon after its shard has something new to report.
-    fn wake_node(&mut self, server: usize) {
+    pub(crate) fn wake_node(&mut self, server: usize) {
         let side = &self.servers[server];
         let Some(shard) = &side.shard else { return };
-        if *shard.standing().borrow() != side.reported || *shard.partials().borrow() != side.reported_partial {
+        let has_news = side.news.as_ref().is_some_and(|news| news.has_changed().unwrap_or(false));
+        if has_news
+            || *shard.standing().borrow() != side.reported
+            || *shard.partials().borrow() != side.reported_partial
+        {
             let at_us = self.now + self.random.below(300);
             self.queue.push(at_us, Event::NodeLooks(server));
         }
@@ -194,7 +199,13 @@ impl World<'_> {
 
     /// What a node does when a watch of its shard has changed: the newest is reported, what it replaced is not.
     pub(crate) fn node_looks(&mut self, server: usize) {
-        let Some(shard) = &self.servers[server].shard else { return };
+        let Some(shard) = self.servers[server].shard.clone() else { return };
+        if let Some(news) = &mut self.servers[server].news {
+            news.mark_unchanged();
+        }
+        if let Some(report) = shard.take_news() {
+            self.send_report(server, report);
+        }
         let (now, partial) = (shard.standing().borrow().clone(), shard.partials().borrow().clone());
         if let Some(partial) = partial.filter(|partial| self.servers[server].reported_partial.as_ref() != Some(partial))
         {
@@ -210,99 +221,8 @@ impl World<'_> {
         }
     }
 
-    pub(crate) fn server_hears(&mut self, connection: ConnectionId, message: Up) {
-        let server = self.network.get(connection).peer;
-        if self.servers[server].is_lost {
-            return;
-        }
-        match message {
-            Up::Open { from_step } => self.open_session(server, connection, from_step),
-            Up::Contribution(contribution) => self.take_contribution(server, connection, contribution),
-            Up::Pull(step) => {
-                let pulled = self.pull(server, connection, step);
-                if let Err(refusal) = &pulled {
-                    self.coverage.count("refusal", refusal.cause);
-                }
-                self.push_down(connection, Down::Pulled(pulled));
-            }
-            Up::Join | Up::Leave | Up::Beat { .. } => {}
-        }
-    }
-
-    fn open_session(&mut self, server: usize, connection: ConnectionId, from_step: Option<Step>) {
-        let not_ready = Refusal::new(RefusalCause::NotReady, "this server has no blocks yet");
-        let opened = match self.servers[server].shard.clone() {
-            None => Err(not_ready),
-            Some(shard) => {
-                let outbox = Arc::new(Outbox::default());
-                outbox.reply(Message::Welcome(v1::Welcome {
-                    server: Some((&shard.identity().hello()).into()),
-                    server_index: shard.identity().index.0,
-                    step: shard.complete().map(|step| step.0),
-                }));
-                shard.open_session(from_step, &outbox).map(|id| (id, outbox))
-            }
-        };
-        match opened {
-            Ok((id, outbox)) => {
-                let outgoing = Outgoing::new(outbox.clone(), GENERATION, ());
-                let at_a_step = from_step.is_some();
-                self.coverage.pass(if at_a_step { Transition::StreamAtStep } else { Transition::StreamAtNewest });
-                self.servers[server].sessions.push(Session { connection, id, outbox, outgoing });
-                self.pump_session(connection);
-            }
-            Err(refusal) => {
-                self.coverage.count("refusal", refusal.cause);
-                self.push_down(connection, Down::Ended(refusal));
-            }
-        }
-    }
-
-    fn take_contribution(&mut self, server: usize, connection: ConnectionId, contribution: Contribution) {
-        let (Some(shard), Some(session)) = (
-            self.servers[server].shard.clone(),
-            self.servers[server].sessions.iter().find(|session| session.connection == connection),
-        ) else {
-            return;
-        };
-        let outbox = session.outbox.clone();
-        let (block, worker) = (contribution.block, self.network.get(connection).worker);
-        let numbers = [server as u64, worker as u64, contribution.step.0, u64::from(contribution.slots.begin)];
-        let (step, slots) = (contribution.step, contribution.slots);
-        let before = shard.inspect(block).and_then(|seen| seen.step);
-        match shard.contribute(contribution) {
-            Ok(acknowledgement) => {
-                let outcome = acknowledgement.outcome;
-                self.trace.note(self.now, &numbers, || {
-                    format!("server {server}: {step} {slots} of {block} from worker {worker}: {outcome:?}")
-                });
-                self.coverage.count("outcome", outcome);
-                if outcome != Outcome::Added {
-                    outbox.reply(Message::Acknowledgement(acknowledgement.into()));
-                }
-            }
-            Err(refusal) => {
-                self.coverage.count("refusal", refusal.cause);
-                outbox.reply(Message::Refusal(refusal.into()));
-                self.wake_node(server);
-            }
-        }
-        if shard.inspect(block).and_then(|seen| seen.step) != before {
-            self.reached(Point::AppliedNotSent, worker);
-        }
-        self.block_may_have_changed(server, block);
-        self.pump_session(connection);
-    }
-
-    fn pull(&self, server: usize, connection: ConnectionId, step: Step) -> Result<Vec<BlockWeights>, Refusal> {
-        let shard = self.servers[server].shard.as_ref();
-        let shard = shard.ok_or_else(|| Refusal::new(RefusalCause::NotReady, "no blocks"))?;
-        let ids = self.workers[self.network.get(connection).worker].blocks_of(ServerIndex(server as u32));
-        shard.pull(&ids, None, Some(step)).map(|(_, blocks)| blocks)
-    }
-
     /// A block was given something, or several were: checks it, and lets everything follow that does.
-    fn block_may_have_changed(&mut self, server: usize, block: halflife_proto::blocks::BlockId) {
+    pub(crate) fn block_may_have_changed(&mut self, server: usize, block: halflife_proto::blocks::BlockId) {
         let Some(shard) = self.servers[server].shard.clone() else { return };
         let Some(seen) = shard.inspect(block) else { return };
         if self.promises.check_block(block, &seen) {
@@ -326,59 +246,5 @@ impl World<'_> {
             self.pump_session(connection);
         }
         self.steps_may_be_complete();
-    }
-
-    /// Sends what waits in an outbox, as far as the connection takes it.
-    pub(crate) fn pump_session(&mut self, connection: ConnectionId) {
-        let server = self.network.get(connection).peer;
-        while self.network.has_room(connection, Way::Down) {
-            let sessions = &mut self.servers[server].sessions;
-            let Some(session) = sessions.iter_mut().find(|session| session.connection == connection) else { return };
-            let mut context = Context::from_waker(Waker::noop());
-            let message = match Pin::new(&mut session.outgoing).poll_next(&mut context) {
-                Poll::Ready(Some(Ok(framed))) => read(framed),
-                Poll::Ready(Some(Err(status))) => {
-                    let unexplained = Refusal::new(RefusalCause::Malformed, status.message().to_owned());
-                    Down::Ended(Refusal::from_status(&status).unwrap_or(unexplained))
-                }
-                Poll::Ready(None) | Poll::Pending => return,
-            };
-            self.push_down(connection, message);
-        }
-    }
-
-    pub(crate) fn close_session(&mut self, connection: ConnectionId) {
-        let server = self.network.get(connection).peer;
-        let sessions = &mut self.servers[server].sessions;
-        let Some(place) = sessions.iter().position(|session| session.connection == connection) else { return };
-        let session = sessions.remove(place);
-        session.outbox.close(None);
-        if let Some(shard) = &self.servers[server].shard {
-            shard.close_session(session.id);
-        }
-    }
-}
-
-/// Reads a message of a step stream, as a client does.
-fn read(framed: Framed) -> Down {
-    let mut reader = MessageReader::default();
-    reader.push(framed.head);
-    reader.push(framed.data);
-    let (response, data) = reader
-        .next_message::<v1::StepResponse>()
-        .expect("a server's messages are well formed")
-        .expect("a framed message is whole");
-    match response.message.expect("a server's message says something") {
-        Message::Welcome(welcome) => Down::Welcome(welcome.step.map(Step)),
-        Message::Weights(weights) => {
-            let weights = wire::read_weights(weights).expect("a server's weights are well formed");
-            Down::Weights(BlockWeights { data, ..weights })
-        }
-        Message::Acknowledgement(acknowledgement) => {
-            wire::read_acknowledgement(acknowledgement).expect("a server's acknowledgement is well formed");
-            Down::Acknowledged
-        }
-        Message::Refusal(refusal) => Down::Refusal(refusal.into()),
-        Message::Mark(mark) => panic!("mark {} came back, but no worker here sends one", mark.number),
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 
-use halflife_proto::contribution::Contribution;
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 
@@ -35,7 +34,7 @@ pub struct Stream {
     begins_with_newest: bool,
     backoff_us: u64,
     /// What waits to be sent; the first is being sent.
-    pub shipments: VecDeque<VecDeque<Contribution>>,
+    pub shipments: VecDeque<VecDeque<Up>>,
 }
 
 impl Stream {
@@ -231,7 +230,7 @@ impl World<'_> {
                 return;
             }
             let Some(shipment) = stream.shipments.front_mut() else { return };
-            let Some(contribution) = shipment.pop_front() else {
+            let Some(message) = shipment.pop_front() else {
                 stream.shipments.pop_front();
                 if member.streams.iter().any(|stream| !stream.shipments.is_empty()) {
                     self.reached(Point::BetweenServers, worker);
@@ -239,8 +238,14 @@ impl World<'_> {
                 self.sending_may_go_on(worker);
                 continue;
             };
-            let is_initial = contribution.step == Step::ZERO;
-            self.push_up(connection, Up::Contribution(contribution));
+            let is_initial = match &message {
+                Up::Contribution(contribution) => contribution.step == Step::ZERO && contribution.push.is_none(),
+                _ => {
+                    self.push_up(connection, message);
+                    continue;
+                }
+            };
+            self.push_up(connection, message);
             self.workers[worker].blocks_sent += 1;
             self.reached(if is_initial { Point::Initializing } else { Point::AfterBlocks }, worker);
         }

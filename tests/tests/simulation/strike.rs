@@ -178,6 +178,10 @@ impl World<'_> {
     /// The operator ends the job before its time.
     fn end_early(&mut self) {
         let (_, effects) = self.lead.state.operate(Operation::Stop);
+        self.ledger(|ledger| {
+            ledger.end();
+            Ok(())
+        });
         self.coverage.pass(Transition::EndedEarly);
         self.carry_out(effects, false);
     }

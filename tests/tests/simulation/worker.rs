@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use halflife_client::simulation::{Sight, WorkerDecisions};
+use halflife_client::simulation::WorkerDecisions;
 use halflife_proto::blocks::BlockId;
 use halflife_proto::ids::{Incarnation, ServerIndex};
 use halflife_proto::membership::Notice;
@@ -13,6 +13,7 @@ use halflife_server::lead::simulation::Joined;
 use crate::coverage::Transition;
 use crate::event::{Down, Event, Timer, Up};
 use crate::network::{ConnectionId, End, Kind};
+use crate::pushing::Pushing;
 use crate::random::Random;
 use crate::streams::{BACKOFF_MAX_US, BACKOFF_MIN_US, Stream};
 use crate::working::Activity;
@@ -61,6 +62,8 @@ pub struct Member {
     /// Servers it cannot reach just now.
     pub unreachable: BTreeSet<ServerIndex>,
     pub activity: Activity,
+    /// With tickets: where it is with them.
+    pub pushing: Pushing,
     /// Counts changes of what it knows.
     pub changes: u64,
     /// The operator asks it to leave.
@@ -182,6 +185,9 @@ impl World<'_> {
             Timer::Open(peer) => self.open_stream(worker, peer),
             Timer::Computed => self.computed(worker),
             Timer::SendAgain => self.send_again(worker),
+            Timer::Ask => self.ask_again(worker),
+            Timer::Mark(number) => self.mark_is_late(worker, number),
+            Timer::Flush => self.flush_is_over(worker),
             Timer::Patience { changes } => self.patience_is_over(worker, changes),
             Timer::Unanswered(connection) => {
                 let known = self.network.get(connection);
@@ -216,6 +222,9 @@ impl World<'_> {
         match &mut self.workers[worker].state {
             State::Joining { call, .. } if *call == Some(connection) => self.join_failed(worker),
             State::Member(member) if member.is_leaving => self.is_gone_for_good(worker),
+            State::Member(member) if matches!(member.activity, Activity::Asking(_)) => {
+                self.asking_failed(worker, connection);
+            }
             State::Member(_) => self.pull_failed(worker),
             _ => {}
         }
@@ -237,14 +246,6 @@ impl World<'_> {
         }
     }
 
-    fn close_all(&mut self, worker: usize) {
-        for connection in self.network.between(worker, None) {
-            if self.network.get(connection).is_open[End::Worker as usize] {
-                self.close(connection);
-            }
-        }
-    }
-
     pub(crate) fn take_down(&mut self, connection: ConnectionId, message: Down) {
         let known = self.network.get(connection);
         let (worker, peer, life) = (known.worker, known.peer, known.life);
@@ -263,6 +264,11 @@ impl World<'_> {
                 self.close(connection);
                 self.is_gone_for_good(worker);
             }
+            Down::Ticket(answer) => {
+                self.close(connection);
+                self.ticket_answered(worker, connection, answer);
+            }
+            Down::Mark(number) => self.mark_back(worker, peer, number),
             Down::Pulled(pulled) => {
                 self.close(connection);
                 self.pulled(worker, peer, pulled);
@@ -296,6 +302,7 @@ impl World<'_> {
             streams,
             unreachable: BTreeSet::new(),
             activity: Activity::Waiting,
+            pushing: Pushing::new(),
             changes: 0,
             is_drained: false,
             opened: 0,
@@ -336,39 +343,5 @@ impl World<'_> {
             }
         }
         self.changed(worker);
-    }
-
-    /// A fenced worker joins again as another incarnation, and goes on.
-    pub(crate) fn rejoin(&mut self, worker: usize) {
-        self.coverage.pass(Transition::Rejoined);
-        self.trace.note(self.now, &[2, worker as u64], || format!("worker {worker} was fenced and joins again"));
-        self.close_all(worker);
-        self.start(worker);
-    }
-
-    /// The worker leaves: it is drained, or the job is finished.
-    pub(crate) fn leave(&mut self, worker: usize) {
-        let Some(member) = self.workers[worker].member() else { return };
-        member.is_leaving = true;
-        member.activity = Activity::Leaving;
-        self.open(worker, self.servers.len(), Kind::Call, Up::Leave);
-    }
-
-    /// The process ends: for good when the job is over, otherwise another one starts in its place later.
-    fn is_gone_for_good(&mut self, worker: usize) {
-        self.close_all(worker);
-        let is_over = match &mut self.workers[worker].state {
-            State::Member(member) => !member.is_leaving || matches!(member.decisions.look(), Sight::Finished),
-            _ => true,
-        };
-        self.workers[worker].life += 1;
-        if is_over {
-            self.workers[worker].state = State::Gone;
-            self.trace.note(self.now, &[3, worker as u64], || format!("worker {worker} is gone"));
-        } else {
-            self.workers[worker].state = State::Down;
-            let at_us = self.now + self.random.between(200_000, 1_500_000);
-            self.queue.push(at_us, Event::Start(worker));
-        }
     }
 }

@@ -14,7 +14,8 @@ use halflife_proto::slots::SlotRange;
 use crate::coverage::Transition;
 use crate::event::{Timer, Up};
 use crate::gradient::{initial_weights, slot_gradient};
-use crate::network::Kind;
+use crate::network::{ConnectionId, Kind};
+use crate::pushing::{Parts, Reading};
 use crate::streams::SHIPMENTS_MAX;
 use crate::world::World;
 
@@ -33,13 +34,22 @@ pub enum Activity {
     Sending {
         sent: Sent,
         opened: u64,
-        left: Vec<(usize, VecDeque<Contribution>)>,
+        left: Parts,
         then: Option<Rest>,
     },
     /// Reads a version that it skipped, one server after the other.
     Pulling {
         step: Step,
         blocks: Vec<(ServerIndex, BlockWeights)>,
+    },
+    /// For the answer to a request for a ticket, or for the time to ask again.
+    Asking(Option<ConnectionId>),
+    /// For the newest weights: until a mark of at least this number is back; sent when so many streams had been
+    /// opened.
+    Reading {
+        wanted: u64,
+        opened: u64,
+        why: Reading,
     },
     Leaving,
 }
@@ -49,6 +59,7 @@ pub enum Activity {
 pub enum Sent {
     Initial,
     Node(Step, SlotRange),
+    Push,
 }
 
 /// What is computed after that.
@@ -58,6 +69,10 @@ pub struct Rest {
     weights: Arc<WeightsVersion>,
 }
 
+fn up(contributions: Vec<Contribution>) -> VecDeque<Up> {
+    contributions.into_iter().map(Up::Contribution).collect()
+}
+
 impl World<'_> {
     /// Something of what a member knows has changed: it looks what there is to do, unless it is busy.
     pub(crate) fn changed(&mut self, worker: usize) {
@@ -65,23 +80,33 @@ impl World<'_> {
         let Some(member) = self.workers[worker].member() else { return };
         member.changes += 1;
         let is_complete = member.streams.iter().take(servers).all(|stream| stream.has_been_open());
+        if let Activity::Reading { wanted, opened, why } = member.activity {
+            return self.reading_may_be_over(worker, wanted, opened, why);
+        }
         if !is_complete || !matches!(member.activity, Activity::Waiting) {
             return;
+        }
+        if self.scenario.job.mode.has_tickets() {
+            return self.look_for_push(worker);
         }
         let changes = member.changes;
         match member.decisions.look() {
             Sight::Finished => self.leave(worker),
             _ if member.is_drained => self.leave(worker),
-            Sight::Initialize => {
-                member.activity = Activity::Initializing;
-                self.set_timer(worker, 10_000, Timer::Computed);
-            }
+            Sight::Initialize => self.begin_to_initialize(worker),
             Sight::Compute(step, nodes, weights) => {
                 self.workers[worker].blocks_sent = 0;
                 self.compute(worker, Rest { step, nodes: nodes.into(), weights });
             }
             Sight::Torn(_) => self.set_timer(worker, TORN_PATIENCE_US, Timer::Patience { changes }),
             Sight::Nothing => {}
+        }
+    }
+
+    pub(crate) fn begin_to_initialize(&mut self, worker: usize) {
+        if let Some(member) = self.workers[worker].member() {
+            member.activity = Activity::Initializing;
+            self.set_timer(worker, 10_000, Timer::Computed);
         }
     }
 
@@ -100,16 +125,19 @@ impl World<'_> {
         let (job, servers) = (&self.scenario.job, self.servers.len());
         let Some(member) = self.workers[worker].member() else { return };
         let server_indices = (0..servers).map(|server| (server, ServerIndex(server as u32)));
-        let (sent, left, then): (Sent, Vec<_>, _) = match std::mem::replace(&mut member.activity, Activity::Waiting) {
+        let (sent, left, then): (Sent, Parts, _) = match std::mem::replace(&mut member.activity, Activity::Waiting) {
             Activity::Initializing => {
                 let weights = initial_weights(job.seed, job.layout.elements());
-                let cut = |index| member.decisions.initial_contributions(index, &weights).into();
+                let cut = |index| up(member.decisions.initial_contributions(index, &weights));
                 (Sent::Initial, server_indices.map(|(server, index)| (server, cut(index))).collect(), None)
+            }
+            Activity::Computing { step, nodes, .. } if job.mode.has_tickets() => {
+                return self.push_computed(worker, step, nodes[0]);
             }
             Activity::Computing { step, mut nodes, weights } => {
                 let Some(node) = nodes.pop_front() else { return };
                 let gradient = member.decisions.sum(node, |slot| slot_gradient(job, step, slot, &weights.values));
-                let cut = |index| member.decisions.contributions(index, step, node, &gradient).into();
+                let cut = |index| up(member.decisions.contributions(index, step, node, &gradient));
                 let left = server_indices.map(|(server, index)| (server, cut(index))).collect();
                 let then = (!nodes.is_empty()).then_some(Rest { step, nodes, weights });
                 (Sent::Node(step, node), left, then)
@@ -151,9 +179,12 @@ impl World<'_> {
                 match sent {
                     Sent::Initial => member.decisions.note_initialized(),
                     Sent::Node(step, node) => member.decisions.note_sent(step, node),
+                    Sent::Push => {} // kept until it is acknowledged
                 }
             }
-            match then {
+            // With a quorum, a step may be over before a slow worker has all its slots.
+            let newest = member.decisions.weights().map(|weights| weights.step);
+            match then.filter(|rest| newest < Some(rest.step)) {
                 Some(rest) => self.compute(worker, rest),
                 None => self.changed(worker),
             }

@@ -115,6 +115,9 @@ impl<'a> World<'a> {
                 _ => self.promises.fail("the run does not end".to_owned()),
             }
         }
+        if self.promises.violation.is_none() && matches!(self.scenario.ending, Ending::Finished | Ending::Early(_)) {
+            self.check_end_of_tickets();
+        }
         let virtual_us = self.now;
         if !self.scenario.faults.is_empty() && self.promises.faults < FAULTS_MIN {
             self.promises.fail(format!("only {} faults struck", self.promises.faults));
@@ -146,6 +149,7 @@ impl<'a> World<'a> {
         }
         match event {
             Event::LeadTick => self.lead_tick(),
+            Event::DeskLooks(connection) => self.desk_looks(connection),
             Event::Register(server) => self.register(server),
             Event::Order(server, order) => self.take_order(server, order),
             Event::Report(server, report) => self.take_report(server, report),

@@ -1,0 +1,197 @@
+//! A server's end of the step streams in virtual time: what `data_service.rs` does with them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use halflife_proto::contribution::{BlockWeights, Contribution, Outcome};
+use halflife_proto::framing::{Framed, MessageReader};
+use halflife_proto::ids::{ServerIndex, Step};
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::v1::{self, step_response::Message};
+use halflife_proto::wire;
+use halflife_server::SessionId;
+use halflife_server::outbox::{Outbox, Outgoing};
+use tokio_stream::Stream;
+
+use crate::coverage::Transition;
+use crate::event::{Down, Up};
+use crate::faults::Point;
+use crate::ledger::Answered;
+use crate::network::{ConnectionId, Way};
+use crate::promises::Expected;
+use crate::scenario::GENERATION;
+use crate::world::World;
+
+/// A stream that is open.
+pub struct Session {
+    pub connection: ConnectionId,
+    id: SessionId,
+    outbox: Arc<Outbox>,
+    outgoing: Outgoing,
+}
+
+impl World<'_> {
+    pub(crate) fn server_hears(&mut self, connection: ConnectionId, message: Up) {
+        let server = self.network.get(connection).peer;
+        if self.servers[server].is_lost {
+            return;
+        }
+        match message {
+            Up::Open { from_step } => self.open_session(server, connection, from_step),
+            Up::Contribution(contribution) => self.take_contribution(server, connection, contribution),
+            Up::Pull(step) => {
+                let pulled = self.pull(server, connection, step);
+                if let Err(refusal) = &pulled {
+                    self.coverage.count("refusal", refusal.cause);
+                }
+                self.push_down(connection, Down::Pulled(pulled));
+            }
+            Up::Mark(number) => self.take_mark(server, connection, number),
+            Up::Join | Up::Leave | Up::Beat { .. } | Up::Ticket(_) => {}
+        }
+    }
+
+    fn open_session(&mut self, server: usize, connection: ConnectionId, from_step: Option<Step>) {
+        let not_ready = Refusal::new(RefusalCause::NotReady, "this server has no blocks yet");
+        let opened = match self.servers[server].shard.clone() {
+            None => Err(not_ready),
+            Some(shard) => {
+                let outbox = Arc::new(Outbox::default());
+                outbox.reply(Message::Welcome(v1::Welcome {
+                    server: Some((&shard.identity().hello()).into()),
+                    server_index: shard.identity().index.0,
+                    step: shard.complete().map(|step| step.0),
+                }));
+                shard.open_session(from_step, &outbox).map(|id| (id, outbox))
+            }
+        };
+        match opened {
+            Ok((id, outbox)) => {
+                let outgoing = Outgoing::new(outbox.clone(), GENERATION, ());
+                let at_a_step = from_step.is_some();
+                self.coverage.pass(if at_a_step { Transition::StreamAtStep } else { Transition::StreamAtNewest });
+                self.servers[server].sessions.push(Session { connection, id, outbox, outgoing });
+                self.pump_session(connection);
+            }
+            Err(refusal) => {
+                self.coverage.count("refusal", refusal.cause);
+                self.push_down(connection, Down::Ended(refusal));
+            }
+        }
+    }
+
+    fn take_contribution(&mut self, server: usize, connection: ConnectionId, contribution: Contribution) {
+        let (Some(shard), Some(session)) = (
+            self.servers[server].shard.clone(),
+            self.servers[server].sessions.iter().find(|session| session.connection == connection),
+        ) else {
+            return;
+        };
+        let outbox = session.outbox.clone();
+        let (block, worker) = (contribution.block, self.network.get(connection).worker);
+        let numbers = [server as u64, worker as u64, contribution.step.0, u64::from(contribution.slots.begin)];
+        let (step, slots) = (contribution.step, contribution.slots);
+        let (push, weight) = (contribution.push, contribution.weight);
+        let payload = push.is_some().then(|| contribution.payload.clone());
+        let before = shard.inspect(block).and_then(|seen| seen.step);
+        match shard.contribute(contribution) {
+            Ok(acknowledgement) => {
+                let outcome = acknowledgement.outcome;
+                self.trace.note(self.now, &numbers, || {
+                    format!("server {server}: {step} {slots} of {block} from worker {worker}: {outcome:?}")
+                });
+                self.coverage.count("outcome", outcome);
+                if let (Outcome::Added, Expected::Quorum(closings)) = (outcome, &mut self.promises.expected) {
+                    closings.note_added(block, step, slots.begin);
+                }
+                if let (Some(push), Some(payload)) = (push, &payload) {
+                    let answered = Answered { server, block, push, read: step, weight, payload, outcome };
+                    self.ledger(|ledger| ledger.take(&answered));
+                }
+                if outcome != Outcome::Added {
+                    outbox.reply(Message::Acknowledgement(acknowledgement.into()));
+                }
+            }
+            Err(refusal) => {
+                self.coverage.count("refusal", refusal.cause);
+                outbox.reply(Message::Refusal(refusal.into()));
+                self.wake_node(server);
+            }
+        }
+        if shard.inspect(block).and_then(|seen| seen.step) != before {
+            self.reached(Point::AppliedNotSent, worker);
+        }
+        self.block_may_have_changed(server, block);
+        self.pump_session(connection);
+    }
+
+    fn take_mark(&mut self, server: usize, connection: ConnectionId, number: u64) {
+        let sessions = &self.servers[server].sessions;
+        if let Some(session) = sessions.iter().find(|session| session.connection == connection) {
+            session.outbox.mark(number);
+            self.pump_session(connection);
+        }
+    }
+
+    fn pull(&self, server: usize, connection: ConnectionId, step: Step) -> Result<Vec<BlockWeights>, Refusal> {
+        let shard = self.servers[server].shard.as_ref();
+        let shard = shard.ok_or_else(|| Refusal::new(RefusalCause::NotReady, "no blocks"))?;
+        let ids = self.workers[self.network.get(connection).worker].blocks_of(ServerIndex(server as u32));
+        shard.pull(&ids, None, Some(step)).map(|(_, blocks)| blocks)
+    }
+
+    /// Sends what waits in an outbox, as far as the connection takes it.
+    pub(crate) fn pump_session(&mut self, connection: ConnectionId) {
+        let server = self.network.get(connection).peer;
+        while self.network.has_room(connection, Way::Down) {
+            let sessions = &mut self.servers[server].sessions;
+            let Some(session) = sessions.iter_mut().find(|session| session.connection == connection) else { return };
+            let mut context = Context::from_waker(Waker::noop());
+            let message = match Pin::new(&mut session.outgoing).poll_next(&mut context) {
+                Poll::Ready(Some(Ok(framed))) => read(framed),
+                Poll::Ready(Some(Err(status))) => {
+                    let unexplained = Refusal::new(RefusalCause::Malformed, status.message().to_owned());
+                    Down::Ended(Refusal::from_status(&status).unwrap_or(unexplained))
+                }
+                Poll::Ready(None) | Poll::Pending => return,
+            };
+            self.push_down(connection, message);
+        }
+    }
+
+    pub(crate) fn close_session(&mut self, connection: ConnectionId) {
+        let server = self.network.get(connection).peer;
+        let sessions = &mut self.servers[server].sessions;
+        let Some(place) = sessions.iter().position(|session| session.connection == connection) else { return };
+        let session = sessions.remove(place);
+        session.outbox.close(None);
+        if let Some(shard) = &self.servers[server].shard {
+            shard.close_session(session.id);
+        }
+    }
+}
+
+/// Reads a message of a step stream, as a client does.
+fn read(framed: Framed) -> Down {
+    let mut reader = MessageReader::default();
+    reader.push(framed.head);
+    reader.push(framed.data);
+    let (response, data) = reader
+        .next_message::<v1::StepResponse>()
+        .expect("a server's messages are well formed")
+        .expect("a framed message is whole");
+    match response.message.expect("a server's message says something") {
+        Message::Welcome(welcome) => Down::Welcome(welcome.step.map(Step)),
+        Message::Weights(weights) => {
+            let weights = wire::read_weights(weights).expect("a server's weights are well formed");
+            Down::Weights(BlockWeights { data, ..weights })
+        }
+        Message::Acknowledgement(acknowledgement) => {
+            wire::read_acknowledgement(acknowledgement).expect("a server's acknowledgement is well formed");
+            Down::Acknowledged
+        }
+        Message::Refusal(refusal) => Down::Refusal(refusal.into()),
+        Message::Mark(mark) => Down::Mark(mark.number),
+    }
+}
