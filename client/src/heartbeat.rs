@@ -103,8 +103,14 @@ impl Heart {
     async fn run(self) {
         let mut interval = tokio::time::interval_at(Instant::now() + self.every, self.every);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut changes = self.session.subscribe();
+        let mut waits = !self.session.look().is_ready();
         loop {
-            interval.tick().await;
+            tokio::select! {
+                _ = interval.tick() => {}
+                // The lead waits for this to assign slots. The sender lives as long as `self`.
+                _ = changes.wait_for(|session| session.is_ready()), if waits => waits = false,
+            }
             if self.heartbeats.send(self.beat()).await.is_err() {
                 return;
             }
@@ -117,6 +123,7 @@ impl Heart {
             hello: Some(self.hello.clone()),
             step: session.work.current_step().0,
             unreachable: session.unreachable.iter().map(|server| server.0).collect(),
+            ready: session.is_ready(),
         }
     }
 }

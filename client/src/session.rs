@@ -46,6 +46,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Whether every block's weights have come, of one step or of some: work can begin where the job waits for it.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.weights.is_some() || self.torn_at.is_some() || self.snapshot.is_some()
+    }
+
     /// The failure that says most, `None` without any: a reason for the end before a broken stream.
     pub(crate) fn failure(&self) -> Option<&ClientError> {
         // Of equals the first: what follows is mostly its consequence.

@@ -192,6 +192,12 @@ impl WorkerDecisions {
         self.weights.as_ref()
     }
 
+    /// Whether every block's weights have come.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.weights.is_some() || self.assembly.torn_at().is_some()
+    }
+
     /// Whether a server owes nothing more.
     #[must_use]
     pub fn has_all_of(&self, server: ServerIndex) -> bool {

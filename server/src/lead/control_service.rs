@@ -191,7 +191,7 @@ fn take_beat(lead: &Arc<Lead>, beat: v1::HeartbeatRequest) -> Result<Incarnation
     let hello = check_worker(lead, beat.hello)?;
     let unreachable = beat.unreachable.into_iter().map(ServerIndex).collect();
     lead.decide(|state, now| {
-        let heard = state.heartbeat(now, hello.incarnation, Step(beat.step), unreachable);
+        let heard = state.heartbeat(now, hello.incarnation, Step(beat.step), unreachable, beat.ready);
         (heard.map(|()| hello.incarnation), Vec::new())
     })
 }

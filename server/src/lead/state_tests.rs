@@ -124,10 +124,35 @@ fn a_joiner_takes_its_share_from_a_later_step_on() {
     complete_everywhere(&mut state, 3);
     let (joined, effects) = join(&mut state, 2, 2);
     let joined = joined.unwrap();
-    assert_eq!(nodes(&joined.assignment), [(2, 4)]);
-    assert!(!joined.assignment.initialize);
-    assert_eq!((joined.step, joined.assignment.from_step), (Some(Step(3)), Step(5)));
-    assert_eq!(told(&effects), [(1, vec![(0, 2)], 5)]);
+    assert_eq!((joined.step, nodes(&joined.assignment), effects), (Some(Step(3)), vec![], vec![]));
+    beat(&mut state, 3, 2, 4);
+    assert_eq!(told(&state.tick(at(3))), [(1, vec![(0, 2)], 5), (2, vec![(2, 4)], 5)]);
+    assert!(!state.workers()[&Incarnation(2)].assignment().initialize);
+}
+
+#[test]
+fn a_joiner_that_never_gets_the_weights_costs_the_others_nothing() {
+    let mut state = two_workers();
+    for second in 10..20 {
+        let incarnation = second;
+        assert_eq!(join(&mut state, second, incarnation).1, []);
+        (1..=2).for_each(|worker| beat(&mut state, second, worker, 4));
+        state.heartbeat(at(second), Incarnation(incarnation), Step(0), vec![], false).unwrap();
+        assert_eq!(told(&state.tick(at(second))), []);
+        state.heartbeat(at(second), Incarnation(incarnation), Step(4), vec![ServerIndex(1)], true).unwrap();
+        assert_eq!(told(&state.tick(at(second))), [], "it cannot reach a server");
+    }
+    assert_eq!(nodes(state.workers()[&Incarnation(1)].assignment()), [(0, 2)]);
+    assert_eq!(nodes(state.workers()[&Incarnation(2)].assignment()), [(2, 4)]);
+}
+
+#[test]
+fn a_joiner_gets_slots_at_once_where_the_others_are_gone() {
+    let mut state = placed(1);
+    join(&mut state, 0, 1).0.unwrap();
+    complete_everywhere(&mut state, 3);
+    join(&mut state, 1, 2).0.unwrap();
+    assert_eq!(told(&state.leave(Incarnation(1))), [(2, vec![(0, 4)], 0)]);
 }
 
 #[test]
@@ -156,12 +181,12 @@ fn a_silent_worker_is_fenced_and_its_slots_move_at_once() {
     join(&mut state, 0, 1).0.unwrap();
     join(&mut state, 0, 2).0.unwrap();
     complete_everywhere(&mut state, 0);
-    state.heartbeat(at(4), Incarnation(2), Step(1), vec![]).unwrap();
+    state.heartbeat(at(4), Incarnation(2), Step(1), vec![], true).unwrap();
     assert_eq!(state.tick(at(5)), []);
     let effects = state.tick(at(6));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Notify(Incarnation(1), Notice::Fenced(_)))));
     assert_eq!(told(&effects), [(2, vec![(0, 4)], 0)]);
-    let refusal = state.heartbeat(at(6), Incarnation(1), Step(1), vec![]).unwrap_err();
+    let refusal = state.heartbeat(at(6), Incarnation(1), Step(1), vec![], true).unwrap_err();
     assert_eq!(refusal.cause, RefusalCause::Fenced);
 }
 
@@ -331,6 +356,8 @@ fn the_step_under_way_is_somebodys_even_when_notices_come_late() {
     // The second worker has not opened its notices yet when the first leaves and a third comes.
     state.leave(Incarnation(1));
     let third = join(&mut state, 2, 3).0.unwrap().assignment;
+    beat(&mut state, 2, 3, 6);
+    state.tick(at(2));
     assert_eq!(in_effect(&state, 2, &second, 6), [(0, 4)]);
     assert_eq!(in_effect(&state, 3, &third, 6), []);
     assert_eq!(in_effect(&state, 2, &second, 7), [(0, 2)]);
@@ -346,7 +373,7 @@ fn many_deaths_at_once_move_the_slots_once() {
     for worker in 1..=100 {
         join(&mut state, 0, worker).0.unwrap();
     }
-    state.heartbeat(at(6), Incarnation(50), Step(1), vec![]).unwrap();
+    state.heartbeat(at(6), Incarnation(50), Step(1), vec![], true).unwrap();
     let effects = state.tick(at(7));
     assert_eq!(told(&effects), [(50, vec![(0, 4)], 0)]);
 }
@@ -457,7 +484,7 @@ fn the_tickets_of_a_worker_that_is_gone_are_void_on_every_server() {
     for worker in [1, 2] {
         assert_eq!(state.ticket(Incarnation(worker), 1), Ok(TicketAnswer::Granted(Ticket(worker))));
     }
-    state.heartbeat(at(4), Incarnation(2), Step(2), vec![]).unwrap();
+    state.heartbeat(at(4), Incarnation(2), Step(2), vec![], true).unwrap();
     let effects = state.tick(at(6));
     let void = |index, ticket| Effect::Order(ServerIndex(index), Order::Void(vec![Ticket(ticket)]));
     assert!(effects.contains(&void(0, 1)) && effects.contains(&void(1, 1)), "{effects:?}");
@@ -537,7 +564,7 @@ fn two_workers() -> LeadState {
 }
 
 fn beat(state: &mut LeadState, second: u64, worker: u64, step: u64) {
-    state.heartbeat(at(second), Incarnation(worker), Step(step), vec![]).unwrap();
+    state.heartbeat(at(second), Incarnation(worker), Step(step), vec![], true).unwrap();
 }
 
 fn asked_for_missing(effects: &[Effect]) -> usize {
@@ -580,7 +607,7 @@ fn a_worker_that_follows_a_fast_job_comes_back_although_it_is_never_seen_at_the_
     join(&mut state, 0, 1).0.unwrap();
     join(&mut state, 0, 2).0.unwrap();
     complete_everywhere(&mut state, 3);
-    state.heartbeat(at(1), Incarnation(2), Step(4), vec![ServerIndex(0)]).unwrap();
+    state.heartbeat(at(1), Incarnation(2), Step(4), vec![ServerIndex(0)], true).unwrap();
     assert_eq!(told(&state.tick(at(1))).len(), 2, "it stands back");
     // 100 steps a second; a heartbeat is some steps old when it arrives.
     let mut back = Vec::new();
@@ -606,7 +633,7 @@ fn where_everybody_is_slow_nobody_stands_back() {
 #[test]
 fn a_worker_that_cannot_reach_a_server_loses_its_slots_until_it_can() {
     let mut state = two_workers();
-    state.heartbeat(at(1), Incarnation(2), Step(4), vec![ServerIndex(1)]).unwrap();
+    state.heartbeat(at(1), Incarnation(2), Step(4), vec![ServerIndex(1)], true).unwrap();
     let effects = state.tick(at(1));
     assert_eq!(told(&effects), [(1, vec![(0, 4)], 0), (2, vec![], 0)]);
     assert!(matches!(&effects[0], Effect::Warn(text) if text.contains("cannot reach server 1")), "{effects:?}");
@@ -621,11 +648,11 @@ fn a_worker_that_cannot_reach_a_server_loses_its_slots_until_it_can() {
 #[test]
 fn a_worker_that_stands_back_helps_where_there_is_nobody_else_however_far_it_is() {
     let mut state = two_workers();
-    state.heartbeat(at(1), Incarnation(2), Step(3), vec![ServerIndex(1)]).unwrap();
+    state.heartbeat(at(1), Incarnation(2), Step(3), vec![ServerIndex(1)], true).unwrap();
     assert_eq!(told(&state.tick(at(1))), [(1, vec![(0, 4)], 0), (2, vec![], 0)]);
     // It reaches every server again, but has missed a version of which the servers have gone on in part.
     beat(&mut state, 2, 2, 3);
-    state.heartbeat(at(2), Incarnation(1), Step(4), vec![ServerIndex(0)]).unwrap();
+    state.heartbeat(at(2), Incarnation(1), Step(4), vec![ServerIndex(0)], true).unwrap();
     assert_eq!(told(&state.tick(at(2))), [(1, vec![], 0), (2, vec![(0, 4)], 0)]);
 }
 
@@ -633,8 +660,10 @@ fn a_worker_that_stands_back_helps_where_there_is_nobody_else_however_far_it_is(
 fn where_everybody_stood_back_whoever_is_cut_off_still_loses_its_slots_to_the_others() {
     let mut state = two_workers();
     join(&mut state, 0, 3).0.unwrap();
+    beat(&mut state, 0, 3, 4);
+    state.tick(at(0));
     for (second, worker) in [(1, 2), (2, 3)] {
-        state.heartbeat(at(second), Incarnation(worker), Step(4), vec![ServerIndex(1)]).unwrap();
+        state.heartbeat(at(second), Incarnation(worker), Step(4), vec![ServerIndex(1)], true).unwrap();
         state.tick(at(second));
     }
     beat(&mut state, 3, 3, 4);
@@ -652,7 +681,7 @@ fn spares_that_come_and_go_do_not_excuse_who_holds_a_step_up() {
     state.tick(at(0));
     state.leave(Incarnation(6));
     for second in [3, 5, 6] {
-        (1..=5).for_each(|worker| _ = state.heartbeat(at(second), Incarnation(worker), Step(4), Vec::new()));
+        (1..=5).for_each(|worker| _ = state.heartbeat(at(second), Incarnation(worker), Step(4), Vec::new(), true));
         if second == 5 {
             state.leave(Incarnation(5));
         }

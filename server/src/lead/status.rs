@@ -71,11 +71,12 @@ fn workers(state: &LeadState, now: Duration) -> Vec<v1::WorkerStatus> {
 
 /// With tickets nobody owns slots, and nobody is a spare.
 fn standing(worker: &Worker, tickets: bool) -> v1::WorkerState {
-    match (worker.drained, worker.behind, worker.assignment().nodes.is_empty() && !tickets) {
-        (true, ..) => v1::WorkerState::Drained,
-        (_, Some(_), _) => v1::WorkerState::Behind,
-        (.., true) => v1::WorkerState::Spare,
-        (.., false) => v1::WorkerState::Active,
+    match worker.behind {
+        _ if worker.drained => v1::WorkerState::Drained,
+        _ if worker.arriving => v1::WorkerState::Arriving,
+        Some(_) => v1::WorkerState::Behind,
+        None if worker.assignment().nodes.is_empty() && !tickets => v1::WorkerState::Spare,
+        None => v1::WorkerState::Active,
     }
 }
 

@@ -118,6 +118,7 @@ fn worker_state(state: v1::WorkerState) -> &'static str {
         v1::WorkerState::Spare => "spare",
         v1::WorkerState::Behind => "behind",
         v1::WorkerState::Drained => "drained",
+        v1::WorkerState::Arriving => "arriving",
     }
 }
 

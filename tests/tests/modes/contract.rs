@@ -192,7 +192,7 @@ async fn a_worker_whose_lease_ends_voids_its_ticket_and_lets_go_of_those_that_wa
     let (_cluster, mut tool) = started(bounded).await;
     let (silent, living) = (join(&mut tool, 1).await, join(&mut tool, 2).await);
     let (beats, outgoing) = mpsc::channel(4);
-    let beat = v1::HeartbeatRequest { hello: Some(living.clone()), step: 0, unreachable: Vec::new() };
+    let beat = v1::HeartbeatRequest { hello: Some(living.clone()), step: 0, unreachable: Vec::new(), ready: false };
     let beating = tokio::spawn(async move {
         while beats.send(beat.clone()).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(100)).await;

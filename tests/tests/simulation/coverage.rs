@@ -23,6 +23,8 @@ pub enum Transition {
     JoinedLater,
     JoinedAgain,
     JoinedAsSpare,
+    /// It has shown that it can compute.
+    Arrived,
     /// Slots move: because of a joiner, because of a loss.
     Assigned,
     Reassigned,
@@ -79,7 +81,7 @@ pub enum Transition {
 
 impl Transition {
     /// Those that must not be missed.
-    pub const ALL: [Transition; 52] = [
+    pub const ALL: [Transition; 53] = [
         Transition::Registered,
         Transition::ServerLost,
         Transition::Halted,
@@ -89,6 +91,7 @@ impl Transition {
         Transition::JoinedLater,
         Transition::JoinedAgain,
         Transition::JoinedAsSpare,
+        Transition::Arrived,
         Transition::Assigned,
         Transition::Reassigned,
         Transition::Warned,

@@ -21,6 +21,7 @@ pub enum Up {
     Beat {
         step: Step,
         unreachable: Vec<ServerIndex>,
+        ready: bool,
     },
     /// Opens a step stream.
     Open {

@@ -77,9 +77,14 @@ impl World<'_> {
 
     pub(crate) fn lead_tick(&mut self) {
         self.queue.push(self.now + TICK_US * 1_000_000 / self.lead.rate_ppm, Event::LeadTick);
-        let (before, behind) = (self.lead.state.workers().len(), self.behind());
+        let (before, behind, arriving) = (self.lead.state.workers().len(), self.behind(), self.arriving());
         let effects = self.lead.state.tick(self.lead_now());
         self.note_stood_back(behind);
+        for incarnation in arriving {
+            if self.lead.state.workers().get(&incarnation).is_some_and(|worker| !worker.arriving) {
+                self.coverage.pass(Transition::Arrived);
+            }
+        }
         for effect in &effects {
             if matches!(effect, Effect::Notify(_, Notice::Fenced(_))) {
                 self.coverage.pass(Transition::Fenced);
@@ -155,9 +160,9 @@ impl World<'_> {
                 self.carry_out(effects, true);
                 self.push_down(connection, Down::Left);
             }
-            Up::Beat { step, unreachable } => {
+            Up::Beat { step, unreachable, ready } => {
                 let now = self.lead_now();
-                match self.lead.state.heartbeat(now, incarnation, step, unreachable) {
+                match self.lead.state.heartbeat(now, incarnation, step, unreachable, ready) {
                     Ok(()) => self.beat_heard(connection, incarnation),
                     Err(refusal) => {
                         self.coverage.count("refusal", refusal.cause);
@@ -217,6 +222,11 @@ impl World<'_> {
 
     fn behind(&self) -> usize {
         self.lead.state.workers().values().filter(|worker| worker.behind.is_some()).count()
+    }
+
+    fn arriving(&self) -> Vec<Incarnation> {
+        let workers = self.lead.state.workers().iter();
+        workers.filter(|(_, worker)| worker.arriving).map(|(incarnation, _)| *incarnation).collect()
     }
 
     /// Whoever gets the slots of one that stands back gets time for them.

@@ -75,7 +75,7 @@ impl World<'_> {
                 self.expect(expected, found.map(|joined| format!("{joined:?}, {effects:?}")));
             }
             _ => {
-                let found = self.lead.state.heartbeat(now, stranger, Step(3), Vec::new());
+                let found = self.lead.state.heartbeat(now, stranger, Step(3), Vec::new(), true);
                 self.expect(RefusalCause::Fenced, found.map(|()| "a heartbeat".to_owned()));
             }
         }

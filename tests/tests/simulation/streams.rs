@@ -73,6 +73,7 @@ impl World<'_> {
             true => Up::Beat {
                 step: member.decisions.current_step(),
                 unreachable: member.unreachable.iter().copied().collect(),
+                ready: member.decisions.is_ready(),
             },
             false => Up::Open { from_step: member.streams[peer].from_step },
         };
@@ -193,13 +194,25 @@ impl World<'_> {
 
     pub(crate) fn beat(&mut self, worker: usize) {
         self.set_timer(worker, HEARTBEAT_US, Timer::Beat);
+        self.beat_now(worker);
+    }
+
+    /// The lead waits for a worker that has just got the first weights.
+    pub(crate) fn may_be_ready(&mut self, worker: usize) {
+        let Some(member) = self.workers[worker].member() else { return };
+        if member.decisions.is_ready() && !std::mem::replace(&mut member.was_ready, true) {
+            self.beat_now(worker);
+        }
+    }
+
+    fn beat_now(&mut self, worker: usize) {
         let lead = self.servers.len();
         let Some(member) = self.workers[worker].member() else { return };
         if let (Some(connection), true) = (member.streams[lead].connection, member.streams[lead].is_open) {
-            let step = member.decisions.current_step();
+            let (step, ready) = (member.decisions.current_step(), member.decisions.is_ready());
             let unreachable = member.unreachable.iter().copied().collect();
             if self.network.has_room(connection, Way::Up) {
-                self.push_up(connection, Up::Beat { step, unreachable });
+                self.push_up(connection, Up::Beat { step, unreachable, ready });
             }
         }
     }

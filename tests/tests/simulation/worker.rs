@@ -73,6 +73,8 @@ pub struct Member {
     pub is_leaving: bool,
     /// What was sent is about to be sent again.
     pub sends_again: bool,
+    /// The lead was told that it can compute.
+    pub was_ready: bool,
 }
 
 impl Worker {
@@ -306,6 +308,7 @@ impl World<'_> {
             opened: 0,
             is_leaving: false,
             sends_again: false,
+            was_ready: false,
         }));
         self.trace.note(self.now, &[1, worker as u64], || format!("worker {worker} has joined"));
         self.set_timer(worker, crate::scenario::HEARTBEAT_US, Timer::Beat);

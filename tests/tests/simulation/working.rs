@@ -206,6 +206,7 @@ impl World<'_> {
                     self.coverage.pass(Transition::VersionAssembled);
                     self.promises.check_version(worker, &version);
                 }
+                self.may_be_ready(worker);
                 self.changed(worker);
             }
             Err(violation) => self.promises.fail(format!("worker {worker} cannot use its weights: {violation}")),

@@ -40,6 +40,11 @@ impl LeadState {
             effects.extend(self.warn_of_mixed_fingerprints(&fingerprint));
             let number = self.workers_joined;
             self.workers_joined += 1;
+            let complete = self.complete_step();
+            // Nobody waits for whoever joins while others train, before it shows that it can compute: one that
+            // never comes so far must cost nobody a lease.
+            let others_train = complete.is_some() && self.workers.values().any(Worker::is_eligible);
+            let arriving = others_train && self.tickets().is_none();
             let worker = Worker {
                 number,
                 fingerprint,
@@ -48,22 +53,23 @@ impl LeadState {
                 lag: 0,
                 under_way_then: Step::ZERO,
                 follows: true,
+                ready: false,
                 assignments: Vec::new(),
                 unreachable: Vec::new(),
+                arriving,
                 behind: None,
                 drained: false,
                 stalls: 0,
             };
             self.workers.insert(incarnation, worker);
             self.admit_to_tickets(incarnation);
-            // The others hold the slots of the step under way; the joiner starts with a later one. A
-            // worker that is alone holds them all, at once.
-            let others = self.workers.values().filter(|worker| worker.is_eligible()).count();
-            let from_step = match self.complete_step() {
-                Some(complete) if others > 1 || planted(Bug::JoinerBeginsLate) => complete.next().next(),
-                _ => Step::ZERO,
-            };
-            effects.extend(self.reassign(from_step, Some(incarnation)));
+            if arriving {
+                self.assign_nothing(incarnation);
+            } else {
+                let late = complete.filter(|_| planted(Bug::JoinerBeginsLate));
+                let from_step = late.map_or(Step::ZERO, |complete| complete.next().next());
+                effects.extend(self.reassign(from_step, Some(incarnation)));
+            }
         }
         let worker = &self.workers[&incarnation];
         let joined = Joined {
@@ -76,7 +82,7 @@ impl LeadState {
         (Ok(joined), effects)
     }
 
-    /// A worker is alive.
+    /// A worker is alive; `ready`: it has the weights, of whatever step, and can compute.
     ///
     /// # Errors
     /// `FENCED` for a worker that is not, or no longer, a member.
@@ -86,6 +92,7 @@ impl LeadState {
         incarnation: Incarnation,
         step: Step,
         unreachable: Vec<ServerIndex>,
+        ready: bool,
     ) -> Result<(), Refusal> {
         let under_way = self.complete_step().map_or(Step::ZERO, Step::next);
         let Some(worker) = self.workers.get_mut(&incarnation) else {
@@ -102,6 +109,7 @@ impl LeadState {
         // Many steps may pass between two heartbeats, so that nobody is ever seen at the one under way.
         worker.follows = worker.step >= std::mem::replace(&mut worker.under_way_then, under_way);
         worker.unreachable = unreachable;
+        worker.ready |= ready;
         Ok(())
     }
 
@@ -132,11 +140,11 @@ impl LeadState {
 
     /// A worker goes; its slots move at once.
     pub fn leave(&mut self, incarnation: Incarnation) -> Vec<Effect> {
-        if self.workers.remove(&incarnation).is_none() {
-            return Vec::new();
-        }
+        let Some(worker) = self.workers.remove(&incarnation) else { return Vec::new() };
         let mut effects = self.void_tickets_of(incarnation);
-        effects.extend(self.reassign(Step::ZERO, None));
+        if !worker.arriving {
+            effects.extend(self.reassign(Step::ZERO, None));
+        }
         effects.extend(self.finish_when_all_left());
         effects
     }
@@ -144,23 +152,25 @@ impl LeadState {
     /// Time has passed: workers that were silent for a lease are taken for dead.
     pub fn tick(&mut self, now: Duration) -> Vec<Effect> {
         let lease = self.settings.lease;
-        let dead: Vec<(Incarnation, u32)> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| now.saturating_sub(worker.heard_at) > lease && !planted(Bug::MissingFence))
-            .map(|(incarnation, worker)| (*incarnation, worker.number))
-            .collect();
+        let is_dead = |_: &Incarnation, worker: &mut Worker| {
+            now.saturating_sub(worker.heard_at) > lease && !planted(Bug::MissingFence)
+        };
+        let dead: Vec<(Incarnation, Worker)> = self.workers.extract_if(.., is_dead).collect();
         let mut effects = Vec::new();
-        for (incarnation, number) in &dead {
-            let message =
-                format!("worker {number} was silent for over {} ms; its slots move to the others", lease.as_millis());
+        for (incarnation, worker) in &dead {
+            let (number, lease_ms) = (worker.number, lease.as_millis());
+            let message = match worker.arriving {
+                true => format!("worker {number} was silent for over {lease_ms} ms before it was ready"),
+                false => format!("worker {number} was silent for over {lease_ms} ms; its slots move to the others"),
+            };
             effects.push(Effect::Warn(message.clone()));
             effects.push(Effect::Notify(*incarnation, Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))));
-            self.workers.remove(incarnation);
             effects.extend(self.void_tickets_of(*incarnation));
         }
-        if !dead.is_empty() && !planted(Bug::SlotsNotMoved) {
+        if dead.iter().any(|(_, worker)| !worker.arriving) && !planted(Bug::SlotsNotMoved) {
             effects.extend(self.reassign(Step::ZERO, None));
+        }
+        if !dead.is_empty() {
             effects.extend(self.finish_when_all_left());
         }
         effects.extend(self.watch_progress(now));
@@ -174,10 +184,10 @@ impl LeadState {
         let under_way = complete.map_or(Step::ZERO, Step::next);
         let mut moved = false;
         let initialized = complete.is_some();
-        // Where everybody stands back, nobody does: whoever has slots is watched, or one that is cut off could
+        // Where everybody stands back or arrives, nobody does: whoever has slots is watched, or one that is cut off could
         // keep the step under way for good.
         if !self.workers.values().any(Worker::is_eligible) {
-            self.workers.values_mut().for_each(|worker| worker.behind = None);
+            self.workers.values_mut().for_each(|worker| (worker.behind, worker.arriving) = (None, false));
         }
         let mut by_number: Vec<(&Incarnation, &mut Worker)> = self.workers.iter_mut().collect();
         by_number.sort_by_key(|(_, worker)| worker.number);
@@ -209,6 +219,15 @@ impl LeadState {
             self.missing_asked = None;
         }
         effects
+    }
+
+    /// A worker that takes part in none of the assignments made so far.
+    fn assign_nothing(&mut self, incarnation: Incarnation) {
+        let (epoch, complete) = (self.epoch, self.complete_step());
+        if let Some(worker) = self.workers.get_mut(&incarnation) {
+            let nothing = Assignment { epoch, from_step: Step::ZERO, nodes: Vec::new(), initialize: false };
+            worker.assign(nothing, complete);
+        }
     }
 
     fn warn_of_mixed_fingerprints(&self, joining: &Fingerprint) -> Vec<Effect> {

@@ -121,6 +121,10 @@ pub struct Worker {
     pub(super) assignments: Vec<Assignment>,
     /// Servers it says it cannot reach.
     pub unreachable: Vec<ServerIndex>,
+    /// It has said that it has the weights.
+    pub(super) ready: bool,
+    /// It joined a job that others train, and gets no slots before it is ready.
+    pub arriving: bool,
     /// Why it has no slots although it lives.
     pub behind: Option<Behind>,
     /// Was asked to leave.

@@ -1,4 +1,5 @@
-//! Workers that live but hold the job up: whose slots are somebody else's too, and until when.
+//! Workers that live but hold the job up: whose slots are somebody else's too, and until when. And those that
+//! have just joined: they get slots once they can compute.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,7 +24,11 @@ pub struct Behind {
 impl Worker {
     /// Whether it may have slots.
     pub(super) fn is_eligible(&self) -> bool {
-        self.behind.is_none() && !self.drained
+        self.behind.is_none() && !self.arriving && !self.drained
+    }
+
+    fn has_arrived(&self) -> bool {
+        self.arriving && self.ready && self.unreachable.is_empty()
     }
 
     fn has_caught_up(&self, now: Duration) -> bool {
@@ -106,12 +111,15 @@ impl LeadState {
         effects
     }
 
-    /// Gives those that stand back their share again where the job has nobody else, however far they are: one that
+    /// Gives those that stand back or arrive their share where the job has nobody else, however far they are: one that
     /// has missed a version pulls it once there is work at it, and would otherwise wait for the step that waits for
     /// it. Whether there was any.
     fn take_back(&mut self) -> bool {
-        let able = |worker: &&mut Worker| worker.behind.is_some() && !worker.drained && worker.unreachable.is_empty();
-        self.workers.values_mut().filter(able).map(|worker| worker.behind = None).count() > 0
+        let able = |worker: &&mut Worker| {
+            (worker.behind.is_some() || worker.arriving) && !worker.drained && worker.unreachable.is_empty()
+        };
+        let taken = self.workers.values_mut().filter(able);
+        taken.map(|worker| (worker.behind, worker.arriving) = (None, false)).count() > 0
     }
 
     /// A worker that cannot reach a server cannot finish a step, however alive it is.
@@ -131,11 +139,11 @@ impl LeadState {
         self.stand_back(&slow, now, &format!("cannot reach {}", names.join(", ")))
     }
 
-    /// Workers that have caught up share in a later step again.
+    /// Workers that have caught up or arrived share in a later step.
     fn readmit(&mut self, now: Duration, under_way: Step) -> Vec<Effect> {
         let mut any = false;
-        for worker in self.workers.values_mut().filter(|worker| worker.has_caught_up(now)) {
-            worker.behind = None;
+        for worker in self.workers.values_mut().filter(|worker| worker.has_caught_up(now) || worker.has_arrived()) {
+            (worker.behind, worker.arriving) = (None, false);
             any = true;
         }
         match any {
