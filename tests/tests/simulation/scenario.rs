@@ -26,8 +26,6 @@ pub const STEPS: u64 = 120;
 const LATEST: u64 = 30;
 /// Servers of a disturbed job.
 const SERVERS: u32 = 3;
-/// Now and then: so many that one has only a block that never changes.
-const SERVERS_MANY: u32 = 9;
 /// Elements of a block: so few that every update runs inline, and most tensors are cut.
 pub const BLOCK_ELEMENTS: usize = 4;
 /// Silence that costs a worker its slots.
@@ -281,8 +279,7 @@ impl Scenario {
             _ if random.once_in(3) => Nan::Skipped,
             _ => Nan::Never,
         };
-        let servers = if random.once_in(12) { SERVERS_MANY } else { SERVERS };
-        let job = Job::draw(random.next(), servers, nan, &mut random);
+        let job = Job::draw(random.next(), SERVERS, nan, &mut random);
         let workers = random.between(2, 6) as usize;
         let severity = match random.below(8) {
             0 => Severity::Light,
