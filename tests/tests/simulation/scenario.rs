@@ -26,7 +26,7 @@ pub const STEPS: u64 = 120;
 const LATEST: u64 = 30;
 /// Servers of a disturbed job.
 const SERVERS: u32 = 3;
-/// With tickets, now and then: so many that one has only a block that never changes.
+/// Now and then: so many that one has only a block that never changes, and with whole tensors some have none.
 const SERVERS_MANY: u32 = 9;
 /// Elements of a block: so few that every update runs inline, and most tensors are cut.
 pub const BLOCK_ELEMENTS: usize = 4;
@@ -126,10 +126,9 @@ pub struct Job {
 }
 
 impl Job {
-    fn draw(seed: u64, nan: Nan, random: &mut Random) -> Job {
+    fn draw(seed: u64, servers: u32, nan: Nan, random: &mut Random) -> Job {
         let slots = random.pick(&[1, 2, 3, 4, 5, 6, 8, 11]);
         let mode = Mode::draw(slots, random);
-        let servers = if mode.has_tickets() && random.once_in(5) { SERVERS_MANY } else { SERVERS };
         let combine = random.pick(&["mean", "mean", "weighted_mean", "sum"]);
         let gradients = random.pick(&["f32", "f32", "f32", "bf16"]);
         let weights = random.pick(&["f32", "f32", "f32", "bf16"]);
@@ -282,7 +281,9 @@ impl Scenario {
             _ if random.once_in(3) => Nan::Skipped,
             _ => Nan::Never,
         };
-        let job = Job::draw(random.next(), nan, &mut random);
+        let job_seed = random.next();
+        let servers = if job_seed.is_multiple_of(12) { SERVERS_MANY } else { SERVERS };
+        let job = Job::draw(job_seed, servers, nan, &mut random);
         let workers = random.between(2, 6) as usize;
         let severity = match random.below(8) {
             0 => Severity::Light,
