@@ -42,6 +42,7 @@ pub mod shard;
 mod slot_tally;
 pub mod staleness;
 pub mod step_edge;
+mod ticket_set;
 
 pub use config::{ConfigError, JobSpec};
 /// The optimizers, for programs that predict what a server computes.

@@ -2,7 +2,8 @@
 //! void, and how stale they were.
 //!
 //! A plain counter. Blocks decide for themselves what they take; this only counts what they have settled,
-//! and keeps the news until the lead is told.
+//! and keeps the news until the lead is told. Of a void push it tells once every block that had taken it has
+//! applied it: what the lead counts as settled changes no weights any more.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use halflife_proto::ids::Ticket;
 use halflife_proto::membership::{PushesReport, VoidedTicket};
 
 use crate::block::Settled;
+use crate::ticket_set::TicketSet;
 
 /// Counts the blocks of each push.
 #[derive(Debug)]
@@ -18,16 +20,28 @@ pub(crate) struct PushTally {
     blocks: usize,
     /// Pushes that some blocks have settled and others not.
     under_way: BTreeMap<Ticket, usize>,
-    /// With the answer, once it is known.
-    voided: BTreeMap<Ticket, Option<VoidedTicket>>,
+    /// Pushes that all blocks have settled.
+    complete: TicketSet,
+    voided: BTreeMap<Ticket, Voided>,
     news: PushesReport,
+}
+
+/// How far a void ticket is.
+#[derive(Clone, Copy, Debug)]
+enum Voided {
+    /// Blocks are asked.
+    Asked,
+    /// Some block that had taken the push has not applied it yet.
+    Due(VoidedTicket),
+    /// The lead is told.
+    Told(VoidedTicket),
 }
 
 impl PushTally {
     /// Of `blocks` blocks that change.
     pub(crate) fn new(blocks: usize) -> PushTally {
         let (under_way, voided) = (BTreeMap::new(), BTreeMap::new());
-        PushTally { blocks, under_way, voided, news: PushesReport::default() }
+        PushTally { blocks, under_way, complete: TicketSet::default(), voided, news: PushesReport::default() }
     }
 
     /// A block has applied a push and sent the weights; whether there is something to tell.
@@ -37,18 +51,23 @@ impl PushTally {
             Some((_, updates)) => *updates += 1,
             None => counts.push((staleness, 1)),
         }
-        // Taken before its ticket was void: it counts, but the answer has been given.
-        if self.voided.contains_key(&ticket) {
-            return false;
-        }
         let blocks = self.under_way.entry(ticket).or_default();
         *blocks += 1;
-        if *blocks < self.blocks {
-            return false;
+        let blocks = *blocks;
+        match self.voided.get(&ticket).copied() {
+            Some(Voided::Due(answer)) if blocks as u64 == answer.applied => {
+                self.tell(answer);
+                true
+            }
+            Some(_) => false,
+            None if blocks < self.blocks => false,
+            None => {
+                self.under_way.remove(&ticket);
+                self.complete.insert(ticket.0);
+                self.news.done.push(ticket);
+                true
+            }
         }
-        self.under_way.remove(&ticket);
-        self.news.done.push(ticket);
-        true
     }
 
     /// A ticket is void; false when that was known and is answered again, or when there is no block that a push
@@ -57,22 +76,34 @@ impl PushTally {
         if self.blocks == 0 {
             return false;
         }
-        self.under_way.remove(&ticket);
         match self.voided.get(&ticket) {
-            Some(answer) => {
-                self.news.voided.extend(*answer);
+            Some(Voided::Told(answer)) => {
+                self.news.voided.push(*answer);
                 false
             }
+            Some(Voided::Asked | Voided::Due(_)) => false,
             None => {
-                self.voided.insert(ticket, None);
+                self.voided.insert(ticket, Voided::Asked);
                 true
             }
         }
     }
 
-    /// What blocks had done of a void ticket.
+    /// What blocks had taken of a void ticket.
     pub(crate) fn answer(&mut self, answer: VoidedTicket) {
-        self.voided.insert(answer.ticket, Some(answer));
+        let settled = match self.complete.contains(answer.ticket.0) {
+            true => self.blocks,
+            false => self.under_way.get(&answer.ticket).copied().unwrap_or_default(),
+        };
+        match settled as u64 == answer.applied {
+            true => self.tell(answer),
+            false => _ = self.voided.insert(answer.ticket, Voided::Due(answer)),
+        }
+    }
+
+    fn tell(&mut self, answer: VoidedTicket) {
+        self.under_way.remove(&answer.ticket);
+        self.voided.insert(answer.ticket, Voided::Told(answer));
         self.news.voided.push(answer);
     }
 
@@ -111,13 +142,36 @@ mod tests {
         let mut tally = PushTally::new(2);
         settled(&mut tally, 7, 0);
         assert!(tally.void(Ticket(7)));
-        assert!(!settled(&mut tally, 7, 3), "it was waiting in a block");
-        let answer = VoidedTicket { ticket: Ticket(7), applied: 2, missing: 0 };
+        let answer = VoidedTicket { ticket: Ticket(7), applied: 1, missing: 1 };
         tally.answer(answer);
         assert!(!tally.void(Ticket(7)));
         let news = tally.take_news().unwrap();
         assert_eq!((news.done, news.voided), (Vec::new(), vec![answer, answer]));
         assert!(tally.is_void(Ticket(7)) && !tally.is_void(Ticket(8)));
+    }
+
+    #[test]
+    fn a_void_push_that_waits_in_a_block_is_told_once_it_is_applied() {
+        let mut tally = PushTally::new(3);
+        settled(&mut tally, 7, 0);
+        assert!(tally.void(Ticket(7)));
+        assert!(!settled(&mut tally, 7, 3), "not all blocks have been asked");
+        let answer = VoidedTicket { ticket: Ticket(7), applied: 3, missing: 0 };
+        tally.answer(answer);
+        assert!(!tally.void(Ticket(7)));
+        assert_eq!(tally.take_news().unwrap().voided, []);
+        assert!(settled(&mut tally, 7, 0));
+        let news = tally.take_news().unwrap();
+        assert_eq!((news.done, news.voided, news.update_staleness), (Vec::new(), vec![answer], vec![(0, 1)]));
+    }
+
+    #[test]
+    fn a_push_that_was_done_here_is_told_at_once_when_it_is_void() {
+        let mut tally = PushTally::new(1);
+        assert!(settled(&mut tally, 7, 0) && tally.void(Ticket(7)));
+        let answer = VoidedTicket { ticket: Ticket(7), applied: 1, missing: 0 };
+        tally.answer(answer);
+        assert_eq!(tally.take_news().unwrap().voided, [answer]);
     }
 
     #[test]
