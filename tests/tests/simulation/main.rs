@@ -3,7 +3,11 @@
 //!
 //! What is real: `LeadState`, `Shard` and its blocks, `Outbox` with its framing, `WorkState`, `Assembly`, `BlockPlan`,
 //! `Shipment`, `NodeSum`. What is written again here, small: the edges that tokio and tonic make of them (`lead.rs`,
-//! `server.rs`, `worker.rs`, `streams.rs`, `working.rs`).
+//! `tickets.rs`, `server.rs`, `sessions.rs`, `worker.rs`, `streams.rs`, `working.rs`, `pushing.rs`).
+//!
+//! A seed draws one mode. What the weights must be follows from it (`promises.rs`): in sync mode from an undisturbed
+//! run, with a quorum from the slots that the lead fixes (`reference.rs`), in the asynchronous modes from the pushes
+//! that each block takes (`ledger.rs`, `replay.rs`).
 //!
 //!     SIMULATION_SEED=17 cargo test -p halflife-tests --test simulation promises      one seed, with its trace
 //!     SIMULATION_SEEDS=200 ...                                                        so many seeds
