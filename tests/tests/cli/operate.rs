@@ -49,8 +49,10 @@ fn wait_until(url: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
 #[test]
 fn a_job_is_seen_paused_resumed_drained_and_ended() {
     let (lead, url, workers) = job();
+    // The second one is arriving until it has shown that it has the weights.
     wait_until(&url, "trains with two workers", |status| {
-        status["step"].as_u64() > Some(3) && status["workers"].as_array().is_some_and(|workers| workers.len() == 2)
+        let active = |workers: &Vec<Value>| workers.iter().filter(|worker| worker["state"] == "active").count();
+        status["step"].as_u64() > Some(3) && status["workers"].as_array().map(active) == Some(2)
     });
     let text = succeeded(server(&["status", "--lead", &url]));
     for part in ["training", "of 1000000", "active", "0-3", "4-7", "P2 bit-reproducible: holds", &url] {
