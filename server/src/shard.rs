@@ -8,34 +8,33 @@
 
 #[cfg(feature = "simulation")]
 mod inspection;
+mod norms;
+mod reading;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use halflife_optim::{Optimizer, Reduction};
 use halflife_proto::PROTOCOL_VERSION;
 use halflife_proto::blocks::{BlockId, all_blocks};
-use halflife_proto::contribution::{Acknowledgement, BlockWeights, Contribution, Outcome, Push};
+use halflife_proto::contribution::{Acknowledgement, Contribution, Outcome, Push};
 use halflife_proto::hello::{Fingerprint, Hello};
-use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step, TensorIndex, Ticket};
+use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step, Ticket};
 use halflife_proto::manifest::{Manifest, Role, Tensor};
-use halflife_proto::membership::{Partial, Report, ServerLoad, Total, VoidedTicket};
+use halflife_proto::membership::{Partial, Report, ServerLoad, VoidedTicket};
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
-use halflife_proto::tensor_codec::Dtype;
 use tokio::sync::watch;
 
-use crate::block::{Applied, Block, Change, Contributed, Rules, Summer, Update, Version, Waiting};
+use crate::block::{Applied, Block, Change, Contributed, Rules, Summer, Update, Version};
 use crate::compute::{Compute, INLINE_WORK_MAX, Job};
 use crate::config::JobSpec;
-use crate::outbox::Outbox;
 use crate::planted::{Bug, planted};
 use crate::progress::Progress;
 use crate::push_tally::PushTally;
-use crate::reduction::{Collecting, Next, Round};
-use crate::registry::{Blocks, SessionId, Sessions};
+use crate::reduction::Collecting;
+use crate::registry::{Blocks, Sessions};
 use crate::slot_tally::SlotTally;
 #[cfg(feature = "simulation")]
 pub use inspection::BlockInspection;
@@ -439,60 +438,6 @@ impl Shard {
         }
     }
 
-    /// Takes the total of a norm over the model.
-    pub fn supply(self: &Arc<Self>, total: Total) {
-        if let Some(round) = self.with_collecting(|collecting| collecting.resume(total)) {
-            let shard = self.clone();
-            self.run_later(round.work(), move || shard.advance(round));
-        }
-    }
-
-    fn advance(self: &Arc<Self>, round: Round) {
-        match round.advance(&self.reductions) {
-            Next::Total(round, partial) => {
-                // Suspended first: the total may come at once.
-                self.with_collecting(|collecting| collecting.suspend(round));
-                self.partials.send_replace(Some(partial));
-            }
-            Next::Apply(members) if self.rules.optimizer.needs_whole_tensors() => self.apply_tensors(members),
-            Next::Apply(members) => {
-                for (block, waiting) in members {
-                    let shard = self.clone();
-                    self.run_later(waiting.work(), move || drop(shard.finish(&block, waiting.apply())));
-                }
-            }
-        }
-    }
-
-    fn apply_tensors(self: &Arc<Self>, members: Vec<(Arc<Block>, Waiting)>) {
-        let mut tensors: BTreeMap<TensorIndex, Vec<(Arc<Block>, Waiting)>> = BTreeMap::new();
-        for member in members {
-            tensors.entry(member.0.id().tensor).or_default().push(member);
-        }
-        for (index, members) in tensors {
-            let Some(shape) = self.manifest.get(index).map(shape_of) else { continue };
-            let shard = self.clone();
-            let work = members.iter().map(|(_, waiting)| waiting.work()).sum();
-            self.run_later(work, move || {
-                let (blocks, waiting): (Vec<_>, Vec<_>) = members.into_iter().unzip();
-                for (block, applied) in blocks.iter().zip(Waiting::apply_tensor(waiting, &shape)) {
-                    drop(shard.finish(block, applied));
-                }
-            });
-        }
-    }
-
-    fn with_collecting<T>(&self, visit: impl FnOnce(&mut Collecting) -> T) -> T {
-        // Moving blocks in and out of a list does not panic half-way.
-        visit(&mut self.collecting.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Follows this server's parts of norms over the model.
-    #[must_use]
-    pub fn partials(&self) -> watch::Receiver<Option<Partial>> {
-        self.partials.subscribe()
-    }
-
     /// Makes an update seen. In the asynchronous modes the next may wait for it already.
     fn finish(self: &Arc<Self>, block: &Block, applied: Applied) -> Option<Update> {
         let version = block.install(applied);
@@ -582,134 +527,11 @@ impl Shard {
             outbox.close(status.clone());
         }
     }
-
-    // ---- reading ----
-
-    /// Opens a session that begins with the weights of `from_step` (`None`: the newest step
-    /// complete here; in the asynchronous modes each block's newest version, whatever was asked for) and
-    /// then gets every newer version.
-    ///
-    /// # Errors
-    /// `STEP_GONE` when the weights of that step are not kept any more.
-    pub fn open_session(&self, from_step: Option<Step>, outbox: &Arc<Outbox>) -> Result<SessionId, Refusal> {
-        // First in the list, then the baseline: a version that appears in between comes twice
-        // rather than never.
-        let id = self.sessions.open(outbox.clone());
-        if self.rules.has_tickets() {
-            for block in self.blocks.all() {
-                if let Some(version) = block.current() {
-                    outbox.send_baseline(block.id(), version);
-                }
-            }
-            return Ok(id);
-        }
-        // In the middle of the initialization there is no complete step, but blocks that have weights.
-        let step = from_step.or(self.complete()).unwrap_or(Step::ZERO);
-        for block in self.blocks.all() {
-            let Some(version) = block.at(step) else {
-                if block.current().is_none_or(|current| current.step < step) {
-                    continue; // not there yet: it will come
-                }
-                self.sessions.close(id);
-                return Err(step_gone(&block, step));
-            };
-            let stale = planted(Bug::StaleBaseline).then(|| block.current()).flatten();
-            outbox.send_baseline(block.id(), stale.map_or(version, |newest| newest.carried_to(step)));
-            if let Some(newer) = block.current().filter(|current| block.changes() && current.step > step) {
-                outbox.send_weights(block.id(), &newer);
-            }
-        }
-        Ok(id)
-    }
-
-    /// Forgets a session.
-    pub fn close_session(&self, id: SessionId) {
-        self.sessions.close(id);
-    }
-
-    /// The weights of named blocks, or one of their planes, all of one step (`None`: the newest
-    /// step complete here). Always the f32 masters, whatever the wire carries to workers.
-    ///
-    /// # Errors
-    /// `NOT_INITIALIZED`, `STEP_GONE`, `STEP_AHEAD`, or a block or plane that is not here.
-    pub fn pull(
-        &self,
-        ids: &[BlockId],
-        plane: Option<&str>,
-        step: Option<Step>,
-    ) -> Result<(Step, Vec<BlockWeights>), Refusal> {
-        if self.rules.has_tickets() {
-            return self.pull_versions(ids, plane, step);
-        }
-        let not_initialized = || Refusal::new(RefusalCause::NotInitialized, "the weights are not initialized yet");
-        // A server whose blocks never change is at every step.
-        let complete =
-            self.with_progress(|progress| standing_step(progress, self.rules.steps)).ok_or_else(not_initialized)?;
-        let step = step.unwrap_or(complete);
-        if step > complete {
-            return Err(Refusal::mismatch(RefusalCause::StepAhead, "pull", format!("at most {complete}"), step));
-        }
-        let generation = self.identity.generation;
-        let read = |id: &BlockId| {
-            let block = self.find(*id)?;
-            let version = block.at(step).ok_or_else(|| step_gone(&block, step))?;
-            let data = match plane {
-                None => version.bytes(),
-                Some(name) => block.plane_at(name, step)?,
-            };
-            let (dtype, data) = (Dtype::F32, data.into());
-            Ok(BlockWeights { block: *id, generation, step, dtype, data, lr: version.lr, decay: version.decay })
-        };
-        Ok((step, ids.iter().map(read).collect::<Result<_, Refusal>>()?))
-    }
-
-    /// In the asynchronous modes each block counts its own versions: all of `version`, or each its newest.
-    /// With the blocks, the oldest version among those that change.
-    fn pull_versions(
-        &self,
-        ids: &[BlockId],
-        plane: Option<&str>,
-        version: Option<Step>,
-    ) -> Result<(Step, Vec<BlockWeights>), Refusal> {
-        let generation = self.identity.generation;
-        let mut oldest: Option<Step> = None;
-        let read = |id: &BlockId| {
-            let block = self.find(*id)?;
-            let current = block
-                .current()
-                .ok_or_else(|| Refusal::new(RefusalCause::NotInitialized, format!("{id} has no weights yet")))?;
-            let found = match version {
-                None => current,
-                Some(version) => block.at(version).ok_or_else(|| step_gone(&block, version))?,
-            };
-            let data = match plane {
-                None => found.bytes(),
-                Some(name) => block.plane_at(name, found.step)?,
-            };
-            if block.changes() {
-                oldest = Some(oldest.map_or(found.step, |oldest| oldest.min(found.step)));
-            }
-            let (dtype, data) = (Dtype::F32, data.into());
-            Ok(BlockWeights { block: *id, generation, step: found.step, dtype, data, lr: found.lr, decay: found.decay })
-        };
-        let blocks = ids.iter().map(read).collect::<Result<_, Refusal>>()?;
-        Ok((oldest.or(version).unwrap_or_default(), blocks))
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Tallies' methods do not panic half-way.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn step_gone(block: &Block, step: Step) -> Refusal {
-    let newest = block.current().map_or("none".to_owned(), |version| version.step.to_string());
-    Refusal::mismatch(
-        RefusalCause::StepGone,
-        format!("weights of {}", block.id()),
-        format!("{newest} or the one before"),
-        step,
-    )
 }
 
 fn change_of(tensor: &Tensor, optimizer: &Optimizer) -> Change {

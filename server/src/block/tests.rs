@@ -3,6 +3,7 @@
 use super::*;
 use halflife_optim::OptimizerConfig;
 use halflife_proto::ids::{Generation, TensorIndex};
+use halflife_proto::tensor_codec::{Dtype, Encoded};
 
 const ID: BlockId = BlockId { tensor: TensorIndex(0), index: 0 };
 

@@ -319,5 +319,4 @@ impl LeadState {
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

@@ -144,7 +144,7 @@ fn why_never(cause: RefusalCause) -> Option<&'static str> {
         RefusalCause::OutOfMemory => {
             Some("no server bounds its memory, no worker leaves 4,096 replies unread; unit tests")
         }
-        RefusalCause::TooLarge => Some("takes a model of over 131,072 blocks; `lead/state_tests.rs` tests it"),
+        RefusalCause::TooLarge => Some("takes a model of over 131,072 blocks; `lead/state/tests/job.rs` tests it"),
         RefusalCause::Unimplemented => Some("for what the wire reserves: the simulator speaks no wire upwards"),
         RefusalCause::NotLead => Some("an answer of the edge of servers that do not lead"),
         RefusalCause::WrongProtocol

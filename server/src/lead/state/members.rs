@@ -187,7 +187,7 @@ impl LeadState {
         // Where everybody stands back or arrives, nobody does: whoever has slots is watched, or one that is cut off could
         // keep the step under way for good.
         if !self.workers.values().any(Worker::is_eligible) {
-            self.workers.values_mut().for_each(|worker| (worker.behind, worker.arriving) = (None, false));
+            self.workers.values_mut().for_each(Worker::take_part);
         }
         let mut by_number: Vec<(&Incarnation, &mut Worker)> = self.workers.iter_mut().collect();
         by_number.sort_by_key(|(_, worker)| worker.number);

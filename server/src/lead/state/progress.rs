@@ -27,6 +27,11 @@ impl Worker {
         self.behind.is_none() && !self.arriving && !self.drained
     }
 
+    /// It stands back or arrives no longer.
+    pub(super) fn take_part(&mut self) {
+        (self.behind, self.arriving) = (None, false);
+    }
+
     fn has_arrived(&self) -> bool {
         self.arriving && self.ready && self.unreachable.is_empty()
     }
@@ -119,7 +124,7 @@ impl LeadState {
             (worker.behind.is_some() || worker.arriving) && !worker.drained && worker.unreachable.is_empty()
         };
         let taken = self.workers.values_mut().filter(able);
-        taken.map(|worker| (worker.behind, worker.arriving) = (None, false)).count() > 0
+        taken.map(Worker::take_part).count() > 0
     }
 
     /// A worker that cannot reach a server cannot finish a step, however alive it is.
@@ -143,7 +148,7 @@ impl LeadState {
     fn readmit(&mut self, now: Duration, under_way: Step) -> Vec<Effect> {
         let mut any = false;
         for worker in self.workers.values_mut().filter(|worker| worker.has_caught_up(now) || worker.has_arrived()) {
-            (worker.behind, worker.arriving) = (None, false);
+            worker.take_part();
             any = true;
         }
         match any {
