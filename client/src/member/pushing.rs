@@ -121,6 +121,8 @@ impl Member {
                     self.fail().await?;
                     return Ok(TicketAnswer::Wait);
                 }
+                // Nobody else has the push, and the lead may wait for it before it grants anything.
+                () = self.some_stream_lacks_the_push() => return Ok(TicketAnswer::Wait),
             };
             match answer {
                 Ok(answer) => {
@@ -130,6 +132,14 @@ impl Member {
                 Err(failure) => backoff.pause(&self.lead_url, failure).await?,
             }
         }
+    }
+
+    /// Returns once a stream is open that was opened after the newest push was sent.
+    async fn some_stream_lacks_the_push(&self) {
+        let Some((before, _)) = &self.pushing.pushed else { return std::future::pending().await };
+        let mut changes = self.session.subscribe();
+        // The sender lives as long as `self`.
+        drop(changes.wait_for(|session| session.opened > *before).await);
     }
 
     /// The newest weights of every block, none older than what was applied before this call.

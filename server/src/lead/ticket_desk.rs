@@ -67,12 +67,15 @@ impl Drop for Waiting<'_> {
 impl Lead {
     /// A worker's ticket of this sequence number, as soon as it can be granted, or that it is to ask again.
     pub(super) async fn ticket(self: &Arc<Self>, worker: Incarnation, sequence: u64) -> Result<TicketAnswer, Refusal> {
-        let deadline = Instant::now() + WAIT_MAX;
+        let begun = Instant::now();
         // Before the first look: what happens after it rings.
         let waiting = self.tickets.wait(worker);
         loop {
-            let answer = self.decide(|state, _| (state.ticket(worker, sequence), Vec::new()));
-            if answer != Ok(TicketAnswer::Wait) || Instant::now() >= deadline {
+            let (answer, is_drained) =
+                self.decide(|state, _| ((state.ticket(worker, sequence), state.is_drained(worker)), Vec::new()));
+            // It gets no ticket any more, and others may wait for it to go.
+            let patience = if is_drained { LOOK_AGAIN } else { WAIT_MAX };
+            if answer != Ok(TicketAnswer::Wait) || begun.elapsed() >= patience {
                 return answer;
             }
             let _ = tokio::time::timeout(LOOK_AGAIN, waiting.bell.notified()).await;

@@ -4,7 +4,6 @@ use halflife_server::lead::Phase;
 
 use crate::promises::Promises;
 use crate::scenario::{LEASE_US, Mode, Severity};
-use crate::tickets::WAIT_MAX_US;
 use crate::worker::State;
 use crate::world::World;
 
@@ -38,8 +37,6 @@ impl World<'_> {
         let quiet_since = last_progress.max(last_fault);
         let patience_us = self.patience_us();
         let recovery_max_us = match self.scenario.severity {
-            // A push is sent again once the lead has nothing to say to the request for the next ticket.
-            Severity::Light if self.scenario.job.mode.has_tickets() => RECONNECTION_MAX_US + WAIT_MAX_US,
             Severity::Light => RECONNECTION_MAX_US,
             Severity::Open | Severity::Hidden => RECOVERY_MAX_US + patience_us * 11 / 10,
         };

@@ -135,6 +135,23 @@ impl World<'_> {
         }
     }
 
+    /// A stream was opened again: whoever only waits for a ticket looks first whether its push is there.
+    pub(crate) fn push_may_be_lost(&mut self, worker: usize) {
+        let Some(member) = self.workers[worker].member() else { return };
+        let opened = member.opened;
+        match (&member.activity, &member.pushing.pushed) {
+            (Activity::Asking(call), Some((before, _))) if *before < opened => {
+                let call = *call;
+                member.activity = Activity::Waiting;
+                if let Some(call) = call {
+                    self.close(call);
+                }
+                self.push_again(worker);
+            }
+            _ => self.changed(worker),
+        }
+    }
+
     /// Sends the newest push once more if a stream was opened since.
     fn push_again(&mut self, worker: usize) {
         let Some(member) = self.workers[worker].member() else { return };

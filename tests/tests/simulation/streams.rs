@@ -110,7 +110,7 @@ impl World<'_> {
             }
             let kind = if peer == servers { Transition::HeartAgain } else { Transition::StreamAgain };
             self.coverage.pass(kind);
-            return self.changed(worker);
+            return self.push_may_be_lost(worker);
         }
         let next = if peer == servers { 0 } else { peer + 1 };
         if next < servers {

@@ -14,7 +14,7 @@ use crate::promises::Expected;
 use crate::world::World;
 
 /// As in `lead/ticket_desk.rs`.
-pub const WAIT_MAX_US: u64 = 1_000_000;
+const WAIT_MAX_US: u64 = 1_000_000;
 const LOOK_AGAIN_US: u64 = 100_000;
 
 /// A request that waits.
@@ -22,7 +22,7 @@ pub struct Asking {
     connection: ConnectionId,
     incarnation: Incarnation,
     sequence: u64,
-    until: u64,
+    begun: u64,
     /// When it looks again.
     look_at: u64,
 }
@@ -37,8 +37,8 @@ impl Asking {
 impl World<'_> {
     /// A worker asks for a ticket.
     pub(crate) fn lead_asked(&mut self, connection: ConnectionId, incarnation: Incarnation, sequence: u64) {
-        let until = self.now + WAIT_MAX_US;
-        self.lead.asking.push(Asking { connection, incarnation, sequence, until, look_at: self.now });
+        let (begun, look_at) = (self.now, self.now);
+        self.lead.asking.push(Asking { connection, incarnation, sequence, begun, look_at });
         self.desk_looks(connection);
     }
 
@@ -47,9 +47,10 @@ impl World<'_> {
         let now = self.now;
         let place = self.lead.asking.iter().position(|asking| asking.connection == connection && asking.look_at == now);
         let Some(place) = place else { return };
-        let Asking { incarnation, sequence, until, .. } = self.lead.asking[place];
+        let Asking { incarnation, sequence, begun, .. } = self.lead.asking[place];
         let answer = self.lead.state.ticket(incarnation, sequence);
-        if answer == Ok(TicketAnswer::Wait) && now < until {
+        let patience_us = if self.lead.state.is_drained(incarnation) { LOOK_AGAIN_US } else { WAIT_MAX_US };
+        if answer == Ok(TicketAnswer::Wait) && now < begun + patience_us {
             return self.look_again(place, LOOK_AGAIN_US);
         }
         self.lead.asking.remove(place);

@@ -115,7 +115,8 @@ impl LeadState {
     }
 
     /// Whether this worker was asked to leave.
-    pub(super) fn is_drained(&self, incarnation: Incarnation) -> bool {
+    #[must_use]
+    pub fn is_drained(&self, incarnation: Incarnation) -> bool {
         self.workers.get(&incarnation).is_some_and(|worker| worker.drained)
     }
 }
