@@ -180,18 +180,17 @@ impl Network {
         let mut at_us = now.max(lane.held_until) + travel;
         match block.filter(|_| now < lane.disorder_until && number > 0) {
             None => at_us = at_us.max(connection.arrival[way]),
-            Some(block) => {
-                at_us = at_us.max(connection.first_arrival[way]) + random.below(DISORDER_US);
-                // Weights of one block never overtake each other: a stream is read in order.
-                if way == Way::Down as usize {
-                    match connection.block_arrivals.iter_mut().find(|(known, _)| *known == block) {
-                        Some((_, last)) => {
-                            at_us = at_us.max(*last);
-                            *last = at_us;
-                        }
-                        None => connection.block_arrivals.push((block, at_us)),
-                    }
+            Some(_) => at_us = at_us.max(connection.first_arrival[way]) + random.below(DISORDER_US),
+        }
+        // Weights of one block never overtake each other, nor what was sent before the disorder: a stream is read in
+        // order.
+        if let Some(block) = block.filter(|_| way == Way::Down as usize) {
+            match connection.block_arrivals.iter_mut().find(|(known, _)| *known == block) {
+                Some((_, last)) => {
+                    at_us = at_us.max(*last);
+                    *last = at_us;
                 }
+                None => connection.block_arrivals.push((block, at_us)),
             }
         }
         if number == 0 {
