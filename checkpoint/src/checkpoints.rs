@@ -1,0 +1,85 @@
+//! What a job does with its checkpoints, an operation a file.
+//!
+//! The layout below a location: `generations/<generation>.json` (claims), `checkpoints/<id>/` with
+//! `server-<index>.safetensors` (data), `server-<index>.json` (its index) and `manifest.json` (written
+//! last: the commit), and `nonces/`.
+//!
+//! All of it may be called from several processes at once; what only one may do is a conditional create.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::store::{Store, StoreError};
+
+pub use claims::ClaimError;
+pub use commit::{CommitError, Digests};
+pub use list::Listed;
+pub use nonce::NonceError;
+pub use prune::{PruneError, Pruned};
+pub use read::ReadError;
+pub use verify::Verified;
+pub use write::WriteError;
+
+mod claims;
+mod commit;
+mod list;
+mod nonce;
+mod prune;
+mod read;
+mod verify;
+mod write;
+
+/// The checkpoints of one job at one location. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    store: Arc<dyn Store>,
+}
+
+/// Why a location cannot be used.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Not a location.
+    #[error("checkpoint location: expected a directory or s3://bucket/prefix, found {found:?}")]
+    Location {
+        /// What came.
+        found: String,
+    },
+    /// The directory cannot be made or written to.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Checkpoints {
+    /// The checkpoints at `location`: a directory, relative to `base_dir` unless absolute and made when
+    /// missing, or `s3://bucket/prefix` with endpoint, region and credentials from the usual `AWS_*`
+    /// variables. Nothing remote is asked yet.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is wrong with the location.
+    pub fn open(location: &str, base_dir: &Path) -> Result<Checkpoints, OpenError> {
+        let _ = (location, base_dir);
+        unimplemented!()
+    }
+
+    /// The checkpoints in a store.
+    #[must_use]
+    pub fn in_store(store: Arc<dyn Store>) -> Checkpoints {
+        Checkpoints { store }
+    }
+
+    /// Where they are, for messages.
+    #[must_use]
+    pub fn location(&self) -> String {
+        self.store.location()
+    }
+
+    /// Bytes that still fit; `None` for object stores.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+        self.store.free_bytes().await
+    }
+}

@@ -1,0 +1,144 @@
+//! Reading: the manifest, and blocks that are verified before anybody sees them.
+
+use halflife_proto::blocks::BlockId;
+use thiserror::Error;
+
+use super::Checkpoints;
+use crate::contents::BlockContents;
+use crate::id::CheckpointId;
+use crate::manifest::CheckpointManifest;
+use crate::store::StoreError;
+
+/// What is wrong with something stored. `path` names the file.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The store failed, or has no such file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file is not of the form it must have.
+    #[error("{path}: {problem}")]
+    Malformed {
+        /// The file.
+        path: String,
+        /// What was expected and what is there.
+        problem: String,
+    },
+    /// A file of another version of the format.
+    #[error("{path}: expected format version {expected}, found {found}")]
+    Version {
+        /// The file.
+        path: String,
+        /// The version this build reads.
+        expected: u32,
+        /// The version of the file.
+        found: u32,
+    },
+    /// A file that belongs elsewhere.
+    #[error("{path}: expected a file of {expected}, found one of {found}")]
+    Foreign {
+        /// The file.
+        path: String,
+        /// Whose it must be.
+        expected: String,
+        /// Whose it is.
+        found: String,
+    },
+    /// A file of another size.
+    #[error("{path}: expected {expected} bytes, found {found}")]
+    Size {
+        /// The file.
+        path: String,
+        /// Bytes it must have.
+        expected: u64,
+        /// Bytes it has.
+        found: u64,
+    },
+    /// Bytes changed in a file, outside of its blocks.
+    #[error("{path}: {part}: expected BLAKE3 {expected}, found {found}")]
+    Digest {
+        /// The file.
+        path: String,
+        /// Which part of it.
+        part: &'static str,
+        /// The digest it must have, in hex.
+        expected: String,
+        /// The digest it has, in hex.
+        found: String,
+    },
+    /// Bytes of a block changed.
+    #[error("{path}: tensor {tensor:?} {block} {array:?}: expected BLAKE3 {expected}, found {found}")]
+    BlockDigest {
+        /// The file.
+        path: String,
+        /// The block's tensor.
+        tensor: String,
+        /// The block.
+        block: BlockId,
+        /// The array.
+        array: String,
+        /// The digest it must have, in hex.
+        expected: String,
+        /// The digest it has, in hex.
+        found: String,
+    },
+    /// A block of the model is in no file.
+    #[error("checkpoint {id}: expected tensor {tensor:?} {block} in one of its files, found it in none")]
+    MissingBlock {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// The block's tensor; empty when the model has no such tensor.
+        tensor: String,
+        /// The block.
+        block: BlockId,
+    },
+    /// A block that is in two files, or is not of the model, or is not what the model says.
+    #[error("{path}: tensor {tensor:?} {block}: {problem}")]
+    Block {
+        /// The file.
+        path: String,
+        /// The block's tensor.
+        tensor: String,
+        /// The block.
+        block: BlockId,
+        /// What was expected and what is there.
+        problem: String,
+    },
+    /// The blocks together are not those the manifest was written for.
+    #[error("checkpoint {id}: {part}: expected BLAKE3 {expected}, found {found}")]
+    StateDigest {
+        /// The checkpoint.
+        id: CheckpointId,
+        /// Weights or whole state.
+        part: &'static str,
+        /// The digest the manifest states, in hex.
+        expected: String,
+        /// The digest of the blocks, in hex.
+        found: String,
+    },
+}
+
+impl Checkpoints {
+    /// The manifest of a committed checkpoint.
+    ///
+    /// # Errors
+    /// [`ReadError`]; [`StoreError::NotFound`] in it when there is no such checkpoint.
+    pub async fn manifest(&self, id: CheckpointId) -> Result<CheckpointManifest, ReadError> {
+        let _ = id;
+        unimplemented!()
+    }
+
+    /// Reads the `wanted` blocks and hands them to `each`, in the order of the files. Nothing is handed
+    /// over before its digest is found right; blocks handed over before an error are good.
+    ///
+    /// # Errors
+    /// [`ReadError`] names the file, tensor and block.
+    pub async fn read_blocks(
+        &self,
+        manifest: &CheckpointManifest,
+        wanted: &[BlockId],
+        each: &mut (dyn FnMut(BlockContents) + Send),
+    ) -> Result<(), ReadError> {
+        let _ = (manifest, wanted, each);
+        unimplemented!()
+    }
+}

@@ -1,0 +1,29 @@
+//! Claims: which generation belongs to whom, and which checkpoint it continues.
+//!
+//! A claim is created once, before any message carries its generation, and never changes; the claims
+//! of a store therefore tell the whole history of its job.
+
+use halflife_proto::ids::{Generation, JobId, Step};
+use serde::{Deserialize, Serialize};
+
+use crate::id::CheckpointId;
+
+/// One generation of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// The generation.
+    #[serde(with = "crate::exact::generation")]
+    pub generation: Generation,
+    /// Who claims it: unique per attempt, so that a claimant whose answer was lost knows its own claim.
+    pub claimant: String,
+    /// The job.
+    pub job: JobId,
+    /// The checkpoint it starts from; `None` starts from nothing.
+    pub continues: Option<CheckpointId>,
+    /// The job's settings in this generation.
+    pub spec_toml: String,
+    /// The first step that `spec_toml` is in force for.
+    #[serde(with = "crate::exact::step")]
+    pub from_step: Step,
+}

@@ -1,0 +1,1 @@
+//! History: which checkpoints survive.

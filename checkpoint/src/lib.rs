@@ -1,0 +1,33 @@
+//! Checkpoints: one cut of the whole state of a job, verified, in a directory or an S3 bucket.
+//!
+//! - [`Checkpoints`]: everything a job does with its checkpoints, an operation a file: claiming a
+//!   generation, writing blocks, committing, listing, reading, verifying, pruning.
+//! - What is stored: [`contents`] (blocks), [`manifest`] (what a checkpoint is), [`claim`] (which
+//!   generation continues which checkpoint), [`id`].
+//! - Decisions without I/O: [`history`] (which checkpoints survive), [`retention`] (which may go).
+//! - [`store`]: where the bytes lie; a local directory, S3, and `faults` (feature of the same name).
+//!
+//! `docs/checkpoint-format.md` describes the files for programs that are not this one.
+//!
+//! It knows nothing of when a checkpoint is due, nor of how blocks are copied out of a running server.
+
+pub mod checkpoints;
+pub mod claim;
+pub mod contents;
+pub mod history;
+pub mod id;
+pub mod manifest;
+pub mod retention;
+pub mod store;
+
+mod exact;
+
+pub use checkpoints::{
+    Checkpoints, ClaimError, CommitError, Digests, Listed, NonceError, OpenError, PruneError, Pruned, ReadError,
+    Verified, WriteError,
+};
+pub use claim::Claim;
+pub use contents::{Array, ArrayDtype, BlockContents, WEIGHTS};
+pub use id::CheckpointId;
+pub use manifest::{CheckpointManifest, FORMAT_VERSION, FileRecord, GroupLedger, ScheduleState, SpecRevision};
+pub use retention::Retention;
