@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::store::{Store, StoreError};
+use crate::store::{LocalStore, Store, StoreError};
 
 pub use claims::ClaimError;
 pub use commit::{CommitError, Digests};
@@ -28,6 +28,7 @@ mod list;
 mod nonce;
 mod prune;
 mod read;
+mod server_file;
 mod verify;
 mod write;
 
@@ -59,8 +60,11 @@ impl Checkpoints {
     /// # Errors
     /// [`OpenError`] says what is wrong with the location.
     pub fn open(location: &str, base_dir: &Path) -> Result<Checkpoints, OpenError> {
-        let _ = (location, base_dir);
-        unimplemented!()
+        let store: Arc<dyn Store> = match location.split_once("://") {
+            None if !location.is_empty() => Arc::new(LocalStore::open(&base_dir.join(location))?),
+            _ => return Err(OpenError::Location { found: location.to_owned() }),
+        };
+        Ok(Checkpoints::in_store(store))
     }
 
     /// The checkpoints in a store.

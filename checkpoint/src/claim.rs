@@ -27,3 +27,11 @@ pub struct Claim {
     #[serde(with = "crate::exact::step")]
     pub from_step: Step,
 }
+
+/// A claim as it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StoredClaim {
+    pub format_version: u32,
+    pub claim: Claim,
+}

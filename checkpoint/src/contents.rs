@@ -26,6 +26,15 @@ impl ArrayDtype {
             ArrayDtype::Bf16 => 2,
         }
     }
+
+    /// What safetensors calls it.
+    #[must_use]
+    pub fn safetensors_name(self) -> &'static str {
+        match self {
+            ArrayDtype::F32 => "F32",
+            ArrayDtype::Bf16 => "BF16",
+        }
+    }
 }
 
 /// One array of a block.

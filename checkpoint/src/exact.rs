@@ -13,7 +13,7 @@ pub mod float {
     }
 
     pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        Exact { bits: format!("{:016x}", value.to_bits()), reads: value.to_string() }.serialize(serializer)
+        Exact { bits: format!("{:016x}", value.to_bits()), reads: format!("{value:?}") }.serialize(serializer)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

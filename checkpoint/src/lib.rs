@@ -20,7 +20,12 @@ pub mod manifest;
 pub mod retention;
 pub mod store;
 
+mod data_file;
+mod digest;
 mod exact;
+mod guarded;
+mod index;
+mod paths;
 
 pub use checkpoints::{
     Checkpoints, ClaimError, CommitError, Digests, Listed, NonceError, OpenError, PruneError, Pruned, ReadError,

@@ -17,7 +17,7 @@ mod model;
 pub const FORMAT_VERSION: u32 = 1;
 
 /// The files of one server. Small: it crosses the wire from the server to the lead.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRecord {
     /// The server that wrote them.

@@ -13,8 +13,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
 
-pub use parts::{PART_ALIGNMENT, PART_BYTES, PartBuffer, PartSender, Parts, parts};
+pub use local::{Disk, LocalStore, SystemDisk};
+pub use parts::{PART_ALIGNMENT, PART_BYTES, PartBuffer, PartSender, Parts, StoreGone, parts};
 
+mod local;
 mod parts;
 
 /// Why a store did not do what it was asked.

@@ -1,13 +1,16 @@
 //! Committing: the manifest, last.
 
+use bytes::Bytes;
 use halflife_proto::ids::Generation;
 use halflife_proto::manifest::Manifest;
 use thiserror::Error;
 
+use super::server_file::{Expected, complete, open_all};
 use super::{Checkpoints, ReadError};
 use crate::id::CheckpointId;
 use crate::manifest::{CheckpointManifest, FileRecord};
 use crate::store::StoreError;
+use crate::{digest, exact, guarded, paths};
 
 /// The digests a manifest states of all blocks together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,18 +60,61 @@ impl Checkpoints {
         block_elements: u64,
         files: &[FileRecord],
     ) -> Result<Digests, ReadError> {
-        let _ = (id, model, block_elements, files);
-        unimplemented!()
+        self.digests_of(Expected { id, job: None, model, block_elements }, files).await
     }
 
-    /// Commits a checkpoint whose files are all written; from then on it exists. Committing the same
-    /// manifest again succeeds.
+    pub(super) async fn digests_of(
+        &self,
+        expected: Expected<'_>,
+        files: &[FileRecord],
+    ) -> Result<Digests, ReadError> {
+        let (opened, places) = open_all(&*self.store, expected, files).await?;
+        let order = complete(expected, &places)?;
+        let blocks: Vec<_> = order.iter().map(|(file, block)| &opened[*file].index.blocks[*block]).collect();
+        let weights: Vec<_> = blocks.iter().map(|block| block.weights_digest()).collect();
+        Ok(Digests {
+            weights: digest::weights(weights.into_iter()),
+            state: digest::state(blocks.iter().map(|block| block.blake3)),
+        })
+    }
+
+    /// Commits a checkpoint whose files are all written; from then on it exists. Looks at every file
+    /// first, but not at every byte. Committing the same manifest again succeeds.
     ///
     /// # Errors
     /// [`CommitError::Fenced`] when a newer generation has been claimed, [`CommitError::Conflict`] when
     /// another manifest is there. After [`CommitError::Store`] it may be committed all the same.
     pub async fn commit(&self, manifest: &CheckpointManifest) -> Result<(), CommitError> {
-        let _ = manifest;
-        unimplemented!()
+        let id = manifest.id;
+        // No lock: a claim may come right after this look. History then decides; this only spares the
+        // common case a commit that nobody will ever restore.
+        match self.newest_generation().await? {
+            Some(newest) if newest > id.generation => return Err(CommitError::Fenced { id, newest }),
+            _ => {}
+        }
+        let found = self.digests_of(Expected::of(manifest), &manifest.files).await?;
+        check(manifest, found)?;
+        let path = paths::manifest(id);
+        let file = Bytes::from(guarded::write("manifest", manifest));
+        let Err(error) = self.store.create(&path, file.clone()).await else { return Ok(()) };
+        match self.store.read(&path).await {
+            Ok(committed) if committed == file => Ok(()),
+            Ok(_) => Err(CommitError::Conflict { id }),
+            Err(_) => Err(error.into()),
+        }
     }
+}
+
+/// The digests of the blocks are those the manifest states.
+pub(super) fn check(manifest: &CheckpointManifest, found: Digests) -> Result<(), ReadError> {
+    for (part, expected, found) in [
+        ("weights", &manifest.weights_digest, &found.weights),
+        ("state", &manifest.state_digest, &found.state),
+    ] {
+        if expected != found {
+            let (expected, found) = (exact::hex(expected), exact::hex(found));
+            return Err(ReadError::StateDigest { id: manifest.id, part, expected, found });
+        }
+    }
+    Ok(())
 }

@@ -2,7 +2,10 @@
 
 use thiserror::Error;
 
+use bytes::Bytes;
+
 use super::Checkpoints;
+use crate::paths;
 use crate::store::StoreError;
 
 /// Why a store is not shown to be shared.
@@ -33,8 +36,8 @@ impl Checkpoints {
     /// # Errors
     /// [`NonceError::Name`] when it is no name; [`NonceError::Store`].
     pub async fn write_nonce(&self, nonce: &str) -> Result<(), NonceError> {
-        let _ = nonce;
-        unimplemented!()
+        let path = path(nonce)?;
+        Ok(self.store.put(&path, Bytes::copy_from_slice(nonce.as_bytes())).await?)
     }
 
     /// Reads back a nonce that the lead says it wrote.
@@ -42,8 +45,13 @@ impl Checkpoints {
     /// # Errors
     /// [`NonceError::NotShared`] when it is not there.
     pub async fn read_nonce(&self, nonce: &str) -> Result<(), NonceError> {
-        let _ = nonce;
-        unimplemented!()
+        match self.store.read(&path(nonce)?).await {
+            Ok(found) if found == nonce.as_bytes() => Ok(()),
+            Ok(_) | Err(StoreError::NotFound { .. }) => {
+                Err(NonceError::NotShared { location: self.location(), nonce: nonce.to_owned() })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Deletes a nonce after all have read it.
@@ -51,7 +59,15 @@ impl Checkpoints {
     /// # Errors
     /// [`NonceError::Store`].
     pub async fn delete_nonce(&self, nonce: &str) -> Result<(), NonceError> {
-        let _ = nonce;
-        unimplemented!()
+        Ok(self.store.delete(&path(nonce)?).await?)
     }
+}
+
+/// A nonce comes from another process and becomes a path: it must not lead anywhere else.
+fn path(nonce: &str) -> Result<String, NonceError> {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if (1..=64).contains(&nonce.len()) && nonce.bytes().all(letters) {
+        return Ok(paths::nonce(nonce));
+    }
+    Err(NonceError::Name { found: nonce.to_owned() })
 }

@@ -4,8 +4,10 @@ use halflife_proto::ids::Generation;
 use thiserror::Error;
 
 use super::{Checkpoints, ReadError};
+use crate::history::History;
 use crate::id::CheckpointId;
-use crate::retention::Retention;
+use crate::paths;
+use crate::retention::{Retention, disposal};
 use crate::store::StoreError;
 
 /// What a pruning deleted.
@@ -46,7 +48,34 @@ impl Checkpoints {
     /// # Errors
     /// [`PruneError`]; whatever is left is whole or will be collected next time.
     pub async fn prune(&self, retention: Retention) -> Result<Pruned, PruneError> {
-        let _ = retention;
-        unimplemented!()
+        // What is there is looked at before the claims: a generation claimed in between makes nothing
+        // look older than it is.
+        let found = self.found().await?;
+        let history = History::new(&self.claims().await?);
+        let Some(generation) = history.newest_generation() else { return Ok(Pruned::default()) };
+        let disposal = disposal(&history, &found.bytes.keys().copied().collect(), &found.committed, retention);
+        let mut pruned = Pruned::default();
+        for id in disposal.checkpoints {
+            self.check_still_newest(generation).await?;
+            self.store.delete(&paths::manifest(id)).await?;
+            self.store.delete_all(&paths::checkpoint(id)).await?;
+            pruned.checkpoints.push(id);
+            pruned.bytes += found.bytes[&id];
+        }
+        for id in disposal.orphans {
+            self.store.delete_all(&paths::checkpoint(id)).await?;
+            pruned.orphans.push(id);
+            pruned.bytes += found.bytes[&id];
+        }
+        Ok(pruned)
+    }
+
+    /// Whoever claims a generation continues the newest checkpoint it sees, or one named by a person.
+    /// Nothing locks it meanwhile; looking once more before each deletion leaves the time of one.
+    async fn check_still_newest(&self, expected: Generation) -> Result<(), PruneError> {
+        match self.newest_generation().await? {
+            Some(found) if found != expected => Err(PruneError::Fenced { expected, found }),
+            _ => Ok(()),
+        }
     }
 }

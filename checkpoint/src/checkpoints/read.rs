@@ -4,10 +4,14 @@ use halflife_proto::blocks::BlockId;
 use thiserror::Error;
 
 use super::Checkpoints;
+use super::server_file::{Expected, missing, open_all};
 use crate::contents::BlockContents;
 use crate::id::CheckpointId;
 use crate::manifest::CheckpointManifest;
 use crate::store::StoreError;
+use crate::{guarded, paths};
+
+pub(super) mod batches;
 
 /// What is wrong with something stored. `path` names the file.
 #[derive(Debug, Error)]
@@ -123,12 +127,18 @@ impl Checkpoints {
     /// # Errors
     /// [`ReadError`]; [`StoreError::NotFound`] in it when there is no such checkpoint.
     pub async fn manifest(&self, id: CheckpointId) -> Result<CheckpointManifest, ReadError> {
-        let _ = id;
-        unimplemented!()
+        let path = paths::manifest(id);
+        let manifest: CheckpointManifest = guarded::read(&path, "manifest", &self.store.read(&path).await?)?;
+        if manifest.id != id {
+            let (expected, found) = (format!("checkpoint {id}"), format!("checkpoint {}", manifest.id));
+            return Err(ReadError::Foreign { path, expected, found });
+        }
+        Ok(manifest)
     }
 
     /// Reads the `wanted` blocks and hands them to `each`, in the order of the files. Nothing is handed
-    /// over before its digest is found right; blocks handed over before an error are good.
+    /// over before its digest is found right; blocks handed over before an error are good. What is
+    /// handed over shares memory with its neighbours, some tens of megabytes: copy what is to stay.
     ///
     /// # Errors
     /// [`ReadError`] names the file, tensor and block.
@@ -138,7 +148,19 @@ impl Checkpoints {
         wanted: &[BlockId],
         each: &mut (dyn FnMut(BlockContents) + Send),
     ) -> Result<(), ReadError> {
-        let _ = (manifest, wanted, each);
-        unimplemented!()
+        let expected = Expected::of(manifest);
+        let (files, places) = open_all(&*self.store, expected, &manifest.files).await?;
+        let mut of_file = vec![Vec::new(); files.len()];
+        for block in wanted {
+            let (file, at) = *places.get(block).ok_or_else(|| missing(expected, *block))?;
+            of_file[file].push(at);
+        }
+        for (file, mut blocks) in files.iter().zip(of_file).filter(|(_, blocks)| !blocks.is_empty()) {
+            blocks.sort_unstable();
+            blocks.dedup();
+            file.check_prefix(&*self.store).await?;
+            batches::read(&*self.store, file, &blocks, each).await?;
+        }
+        Ok(())
     }
 }

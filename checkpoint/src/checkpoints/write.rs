@@ -1,4 +1,7 @@
 //! Writing the blocks of one server.
+//!
+//! One thread hashes the blocks and copies them into aligned parts while the store writes the parts
+//! before: the slower of the two sets the pace, not their sum.
 
 use halflife_proto::blocks::BlockId;
 use halflife_proto::ids::{JobId, ServerIndex};
@@ -7,8 +10,13 @@ use thiserror::Error;
 use super::Checkpoints;
 use crate::contents::BlockContents;
 use crate::id::CheckpointId;
-use crate::manifest::FileRecord;
-use crate::store::StoreError;
+use crate::index::{Index, IndexedBlock, place};
+use crate::manifest::{FORMAT_VERSION, FileRecord};
+use crate::store::{StoreError, parts};
+use crate::{data_file, guarded, paths};
+
+mod check;
+mod produce;
 
 /// Why blocks were not written.
 #[derive(Debug, Error)]
@@ -62,9 +70,44 @@ impl Checkpoints {
         id: CheckpointId,
         server: ServerIndex,
         job: &JobId,
-        blocks: Vec<BlockContents>,
+        mut blocks: Vec<BlockContents>,
     ) -> Result<FileRecord, WriteError> {
-        let _ = (id, server, job, blocks);
-        unimplemented!()
+        check::blocks(&mut blocks)?;
+        match self.store.size(&paths::manifest(id)).await {
+            Ok(_) => return Err(WriteError::Committed { id }),
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut indexed: Vec<_> = blocks.iter().map(IndexedBlock::undigested).collect();
+        place(&mut indexed);
+        let index = Index { format_version: FORMAT_VERSION, id, job: job.clone(), server, blocks: indexed };
+        let frame = data_file::frame(&index);
+        if frame.header.len() as u64 > data_file::HEADER_BYTES_MAX {
+            let found = frame.header.len() as u64;
+            return Err(WriteError::HeaderTooLarge { max: data_file::HEADER_BYTES_MAX, found });
+        }
+        let mut record = FileRecord {
+            server,
+            bytes: frame.bytes,
+            header_bytes: frame.header.len() as u64,
+            header_blake3: *blake3::hash(&frame.header).as_bytes(),
+            index_blake3: [0; 32],
+        };
+        let (sender, parts) = parts(self.store.part_bytes(record.bytes));
+        let producing = tokio::task::spawn_blocking(move || produce::data(frame, index, blocks, sender));
+        let data_path = paths::data(id, server);
+        let uploaded = self.store.upload(&data_path, record.bytes, parts).await;
+        // The producer only fails after the store has stopped taking parts, whose error comes first.
+        let produced = producing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        uploaded?;
+        let index = produced.map_err(|error| StoreError::Failed {
+            operation: "upload",
+            path: data_path,
+            source: Box::new(error),
+        })?;
+        let index = guarded::write("index", &index);
+        record.index_blake3 = *blake3::hash(&index).as_bytes();
+        self.store.put(&paths::index(id, server), index.into()).await?;
+        Ok(record)
     }
 }
