@@ -6,7 +6,7 @@
 //!
 //! All of it may be called from several processes at once; what only one may do is a conditional create.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -61,7 +61,10 @@ impl Checkpoints {
     /// [`OpenError`] says what is wrong with the location.
     pub fn open(location: &str, base_dir: &Path) -> Result<Checkpoints, OpenError> {
         let store: Arc<dyn Store> = match location.split_once("://") {
-            None if !location.is_empty() => Arc::new(LocalStore::open(&base_dir.join(location))?),
+            // Through its components, since no system makes a missing directory under the name `missing/.`.
+            None if !location.is_empty() => {
+                Arc::new(LocalStore::open(&base_dir.join(location).components().collect::<PathBuf>())?)
+            }
             _ => return Err(OpenError::Location { found: location.to_owned() }),
         };
         Ok(Checkpoints::in_store(store))
