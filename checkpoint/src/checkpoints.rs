@@ -6,12 +6,13 @@
 //!
 //! All of it may be called from several processes at once; what only one may do is a conditional create.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::store::{LocalStore, Store, StoreError};
+use crate::store::{LocalStore, S3Store, Store, StoreError};
 
 pub use claims::ClaimError;
 pub use commit::{CommitError, Digests};
@@ -47,7 +48,7 @@ pub enum OpenError {
         /// What came.
         found: String,
     },
-    /// The directory cannot be made or written to.
+    /// The directory cannot be made, or the settings of S3 do not fit together.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -64,6 +65,12 @@ impl Checkpoints {
             // Through its components, since no system makes a missing directory under the name `missing/.`.
             None if !location.is_empty() => {
                 Arc::new(LocalStore::open(&base_dir.join(location).components().collect::<PathBuf>())?)
+            }
+            Some(("s3", place)) if !place.is_empty() && !place.starts_with('/') => {
+                let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+                // A variable that is no text is none of ours; `std::env::vars` would panic over it.
+                let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+                Arc::new(S3Store::open(bucket, prefix, std::env::vars_os().filter_map(text))?)
             }
             _ => return Err(OpenError::Location { found: location.to_owned() }),
         };

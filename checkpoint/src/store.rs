@@ -15,9 +15,11 @@ use thiserror::Error;
 
 pub use local::{Disk, LocalStore, SystemDisk};
 pub use parts::{PART_ALIGNMENT, PART_BYTES, PartBuffer, PartSender, Parts, StoreGone, parts};
+pub use s3::S3Store;
 
 mod local;
 mod parts;
+mod s3;
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, Error)]
