@@ -14,6 +14,8 @@
 pub mod checkpoints;
 pub mod claim;
 pub mod contents;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod history;
 pub mod id;
 pub mod manifest;

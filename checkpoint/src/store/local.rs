@@ -55,7 +55,16 @@ impl<D: Disk> LocalStore<D> {
     /// # Errors
     /// [`StoreError::Failed`] when the directory cannot be made.
     pub fn on(disk: D, root: &Path) -> Result<LocalStore<D>, StoreError> {
-        disk.make_dirs(root).map_err(failed("make directory", &root.display().to_string()))?;
+        let location = root.display().to_string();
+        disk.make_dirs(root).map_err(failed("make directory", &location))?;
+        // Whichever of them are new: a crash must not take the root and with it what was answered for.
+        // One that may not be opened is not new.
+        for above in root.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+            match disk.sync_dir(above) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                done => done.map_err(failed("sync a directory above", &location))?,
+            }
+        }
         Ok(LocalStore { inner: Arc::new(Inner { root: root.to_owned(), disk }) })
     }
 

@@ -188,6 +188,8 @@ fn a_location_and_the_usual_variables_are_enough() {
 #[tokio::test]
 #[ignore = "run by a_location_and_the_usual_variables_are_enough"]
 async fn a_claim_at_the_location_of_the_environment() {
+    let endpoint = std::env::var("AWS_ENDPOINT_URL").unwrap_or_default();
+    assert!(endpoint.starts_with("http://127.0.0.1"), "expected the variables of a local server");
     let checkpoints = Checkpoints::open("s3://bucket/by/variables", std::path::Path::new("/nowhere")).unwrap();
     checkpoints.claim(&claim(7, None)).await.unwrap();
 }
