@@ -69,7 +69,8 @@ impl Checkpoints {
             Some(("s3", place)) if !place.is_empty() && !place.starts_with('/') => {
                 let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
                 // A variable that is no text is none of ours; `std::env::vars` would panic over it.
-                let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+                let text =
+                    |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
                 Arc::new(S3Store::open(bucket, prefix, std::env::vars_os().filter_map(text))?)
             }
             _ => return Err(OpenError::Location { found: location.to_owned() }),

@@ -63,11 +63,7 @@ impl Checkpoints {
         self.digests_of(Expected { id, job: None, model, block_elements }, files).await
     }
 
-    pub(super) async fn digests_of(
-        &self,
-        expected: Expected<'_>,
-        files: &[FileRecord],
-    ) -> Result<Digests, ReadError> {
+    pub(super) async fn digests_of(&self, expected: Expected<'_>, files: &[FileRecord]) -> Result<Digests, ReadError> {
         let (opened, places) = open_all(&*self.store, expected, files).await?;
         let order = complete(expected, &places)?;
         let blocks: Vec<_> = order.iter().map(|(file, block)| &opened[*file].index.blocks[*block]).collect();
@@ -107,10 +103,9 @@ impl Checkpoints {
 
 /// The digests of the blocks are those the manifest states.
 pub(super) fn check(manifest: &CheckpointManifest, found: Digests) -> Result<(), ReadError> {
-    for (part, expected, found) in [
-        ("weights", &manifest.weights_digest, &found.weights),
-        ("state", &manifest.state_digest, &found.state),
-    ] {
+    for (part, expected, found) in
+        [("weights", &manifest.weights_digest, &found.weights), ("state", &manifest.state_digest, &found.state)]
+    {
         if expected != found {
             let (expected, found) = (exact::hex(expected), exact::hex(found));
             return Err(ReadError::StateDigest { id: manifest.id, part, expected, found });

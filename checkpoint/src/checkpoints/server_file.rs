@@ -49,19 +49,19 @@ pub struct ServerFile {
 
 impl ServerFile {
     /// Reads the index and the size of the data file, and checks both.
-    pub async fn open(
-        store: &dyn Store,
-        expected: Expected<'_>,
-        record: &FileRecord,
-    ) -> Result<ServerFile, ReadError> {
+    pub async fn open(store: &dyn Store, expected: Expected<'_>, record: &FileRecord) -> Result<ServerFile, ReadError> {
         let path = paths::index(expected.id, record.server);
         let file = store.read(&path).await?;
         check_digest(&path, "index", &record.index_blake3, &file)?;
         let index: Index = guarded::read(&path, "index", &file)?;
         check_owner(&path, expected, record.server, &index)?;
         check_blocks(&path, expected, &index)?;
-        let opened =
-            ServerFile { data_path: paths::data(expected.id, record.server), record: *record, frame: frame(&index), index };
+        let opened = ServerFile {
+            data_path: paths::data(expected.id, record.server),
+            record: *record,
+            frame: frame(&index),
+            index,
+        };
         opened.check_frame()?;
         let size = store.size(&opened.data_path).await?;
         if size != record.bytes {
@@ -225,7 +225,8 @@ fn block_problem(expected: Expected<'_>, block: &IndexedBlock) -> Option<String>
     if found != Some((ArrayDtype::F32, bytes)) {
         return Some(format!("expected weights of {bytes} bytes of f32, found {found:?}"));
     }
-    (block.digest() != block.blake3).then(|| "expected the digest that follows from its arrays, found another".to_owned())
+    (block.digest() != block.blake3)
+        .then(|| "expected the digest that follows from its arrays, found another".to_owned())
 }
 
 fn wrong_block(path: &str, block: &IndexedBlock, problem: String) -> ReadError {

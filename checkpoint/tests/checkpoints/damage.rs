@@ -19,13 +19,8 @@ struct Victim {
     manifest: CheckpointManifest,
 }
 
-const FILES: [&str; 5] = [
-    "manifest.json",
-    "server-0000.json",
-    "server-0000.safetensors",
-    "server-0001.json",
-    "server-0001.safetensors",
-];
+const FILES: [&str; 5] =
+    ["manifest.json", "server-0000.json", "server-0000.safetensors", "server-0001.json", "server-0001.safetensors"];
 
 /// Written once: syncing files takes most of the time, and damage does not need it.
 static TEMPLATE: LazyLock<(tempfile::TempDir, CheckpointManifest)> = LazyLock::new(|| {

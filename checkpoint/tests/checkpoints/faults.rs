@@ -58,8 +58,12 @@ async fn a_failing_operation_leaves_nothing_partial_and_may_be_tried_again() {
 #[tokio::test]
 async fn a_lost_answer_to_a_create_is_no_failure() {
     let operations = operations().await;
-    let creates: Vec<_> =
-        operations.iter().enumerate().filter(|(_, operation)| operation.starts_with("create")).map(|(at, _)| at).collect();
+    let creates: Vec<_> = operations
+        .iter()
+        .enumerate()
+        .filter(|(_, operation)| operation.starts_with("create"))
+        .map(|(at, _)| at)
+        .collect();
     assert_eq!(creates.len(), 2, "the claim and the manifest: {operations:?}");
     for at in creates {
         let directory = tempfile::tempdir().unwrap();

@@ -49,7 +49,10 @@ async fn an_interrupted_upload_leaves_what_was_there() {
     upload(&store, "large", 4096, vec![1; 4096]).await.unwrap();
     for came in [0, 4096, 3 * 4096] {
         let error = upload(&store, "large", 2 * 4096, vec![2; came]).await.unwrap_err();
-        assert!(matches!(error, StoreError::Interrupted { expected: 8192, found, .. } if found == came as u64), "{error}");
+        assert!(
+            matches!(error, StoreError::Interrupted { expected: 8192, found, .. } if found == came as u64),
+            "{error}"
+        );
     }
     assert_eq!(store.read("large").await.unwrap(), vec![1; 4096]);
     assert_eq!(store.list("").await.unwrap().len(), 1, "no leftovers");
