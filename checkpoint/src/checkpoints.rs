@@ -19,7 +19,7 @@ pub use commit::{CommitError, Digests};
 pub use list::Listed;
 pub use nonce::NonceError;
 pub use prune::{PruneError, Pruned};
-pub use read::ReadError;
+pub use read::{Differing, ReadError};
 pub use verify::Verified;
 pub use write::WriteError;
 

@@ -7,7 +7,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoints::ReadError;
+use crate::checkpoints::{Differing, ReadError};
 use crate::exact;
 use crate::manifest::FORMAT_VERSION;
 
@@ -44,7 +44,8 @@ pub fn read<T: DeserializeOwned>(path: &str, kind: &'static str, file: &[u8]) ->
     let found = exact::hex(blake3::hash(value).as_bytes());
     if digest != found.as_bytes() {
         let expected = String::from_utf8_lossy(digest).into_owned();
-        return Err(ReadError::Digest { path: path.to_owned(), part: kind, expected, found });
+        let digests = Box::new(Differing { expected, found });
+        return Err(ReadError::Digest { path: path.to_owned(), part: kind, digests });
     }
     let version: Versioned = serde_json::from_slice(value).map_err(|error| malformed(error.to_string()))?;
     if version.format_version != FORMAT_VERSION {

@@ -22,6 +22,7 @@ pub mod manifest;
 pub mod retention;
 pub mod store;
 
+mod blocking;
 mod data_file;
 mod digest;
 mod exact;
@@ -30,8 +31,8 @@ mod index;
 mod paths;
 
 pub use checkpoints::{
-    Checkpoints, ClaimError, CommitError, Digests, Listed, NonceError, OpenError, PruneError, Pruned, ReadError,
-    Verified, WriteError,
+    Checkpoints, ClaimError, CommitError, Differing, Digests, Listed, NonceError, OpenError, PruneError, Pruned,
+    ReadError, Verified, WriteError,
 };
 pub use claim::Claim;
 pub use contents::{Array, ArrayDtype, BlockContents, WEIGHTS};

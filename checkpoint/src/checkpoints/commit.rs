@@ -1,16 +1,18 @@
 //! Committing: the manifest, last.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use halflife_proto::ids::Generation;
 use halflife_proto::manifest::Manifest;
 use thiserror::Error;
 
 use super::server_file::{Expected, complete, open_all};
-use super::{Checkpoints, ReadError};
+use super::{Checkpoints, Differing, ReadError};
 use crate::id::CheckpointId;
 use crate::manifest::{CheckpointManifest, FileRecord};
 use crate::store::StoreError;
-use crate::{digest, exact, guarded, paths};
+use crate::{digest, guarded, paths};
 
 /// The digests a manifest states of all blocks together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +62,14 @@ impl Checkpoints {
         block_elements: u64,
         files: &[FileRecord],
     ) -> Result<Digests, ReadError> {
-        self.digests_of(Expected { id, job: None, model, block_elements }, files).await
+        self.digests_of(&Arc::new(Expected { id, job: None, model: model.clone(), block_elements }), files).await
     }
 
-    pub(super) async fn digests_of(&self, expected: Expected<'_>, files: &[FileRecord]) -> Result<Digests, ReadError> {
+    pub(super) async fn digests_of(
+        &self,
+        expected: &Arc<Expected>,
+        files: &[FileRecord],
+    ) -> Result<Digests, ReadError> {
         let (opened, places) = open_all(&*self.store, expected, files).await?;
         let order = complete(expected, &places)?;
         let blocks: Vec<_> = order.iter().map(|(file, block)| &opened[*file].index.blocks[*block]).collect();
@@ -88,7 +94,7 @@ impl Checkpoints {
             Some(newest) if newest > id.generation => return Err(CommitError::Fenced { id, newest }),
             _ => {}
         }
-        let found = self.digests_of(Expected::of(manifest), &manifest.files).await?;
+        let found = self.digests_of(&Expected::of(manifest), &manifest.files).await?;
         check(manifest, found)?;
         let path = paths::manifest(id);
         let file = Bytes::from(guarded::write("manifest", manifest));
@@ -107,8 +113,7 @@ pub(super) fn check(manifest: &CheckpointManifest, found: Digests) -> Result<(),
         [("weights", &manifest.weights_digest, &found.weights), ("state", &manifest.state_digest, &found.state)]
     {
         if expected != found {
-            let (expected, found) = (exact::hex(expected), exact::hex(found));
-            return Err(ReadError::StateDigest { id: manifest.id, part, expected, found });
+            return Err(ReadError::StateDigest { id: manifest.id, part, digests: Differing::new(expected, found) });
         }
     }
     Ok(())

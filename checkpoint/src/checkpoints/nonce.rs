@@ -1,8 +1,7 @@
 //! Nonces: proof that all servers look at the same store. The lead writes one, every server reads it.
 
-use thiserror::Error;
-
 use bytes::Bytes;
+use thiserror::Error;
 
 use super::Checkpoints;
 use crate::paths;

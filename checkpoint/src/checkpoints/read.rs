@@ -9,9 +9,25 @@ use crate::contents::BlockContents;
 use crate::id::CheckpointId;
 use crate::manifest::CheckpointManifest;
 use crate::store::StoreError;
-use crate::{guarded, paths};
+use crate::{exact, guarded, paths};
 
 pub(super) mod batches;
+
+/// Two digests that should be one, in hex.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("expected BLAKE3 {expected}, found {found}")]
+pub struct Differing {
+    /// The digest that was stated.
+    pub expected: String,
+    /// The digest of what is there.
+    pub found: String,
+}
+
+impl Differing {
+    pub(crate) fn new(expected: &[u8; 32], found: &[u8; 32]) -> Box<Differing> {
+        Box::new(Differing { expected: exact::hex(expected), found: exact::hex(found) })
+    }
+}
 
 /// What is wrong with something stored. `path` names the file.
 #[derive(Debug, Error)]
@@ -58,19 +74,17 @@ pub enum ReadError {
         found: u64,
     },
     /// Bytes changed in a file, outside of its blocks.
-    #[error("{path}: {part}: expected BLAKE3 {expected}, found {found}")]
+    #[error("{path}: {part}: {digests}")]
     Digest {
         /// The file.
         path: String,
         /// Which part of it.
         part: &'static str,
-        /// The digest it must have, in hex.
-        expected: String,
-        /// The digest it has, in hex.
-        found: String,
+        /// Its digests.
+        digests: Box<Differing>,
     },
     /// Bytes of a block changed.
-    #[error("{path}: tensor {tensor:?} {block} {array:?}: expected BLAKE3 {expected}, found {found}")]
+    #[error("{path}: tensor {tensor:?} {block} {array:?}: {digests}")]
     BlockDigest {
         /// The file.
         path: String,
@@ -80,10 +94,8 @@ pub enum ReadError {
         block: BlockId,
         /// The array.
         array: String,
-        /// The digest it must have, in hex.
-        expected: String,
-        /// The digest it has, in hex.
-        found: String,
+        /// Its digests.
+        digests: Box<Differing>,
     },
     /// A block of the model is in no file.
     #[error("checkpoint {id}: expected tensor {tensor:?} {block} in one of its files, found it in none")]
@@ -108,16 +120,14 @@ pub enum ReadError {
         problem: String,
     },
     /// The blocks together are not those the manifest was written for.
-    #[error("checkpoint {id}: {part}: expected BLAKE3 {expected}, found {found}")]
+    #[error("checkpoint {id}: {part}: {digests}")]
     StateDigest {
         /// The checkpoint.
         id: CheckpointId,
         /// Weights or whole state.
         part: &'static str,
-        /// The digest the manifest states, in hex.
-        expected: String,
-        /// The digest of the blocks, in hex.
-        found: String,
+        /// What the manifest states, and what the blocks have.
+        digests: Box<Differing>,
     },
 }
 
@@ -149,10 +159,10 @@ impl Checkpoints {
         each: &mut (dyn FnMut(BlockContents) + Send),
     ) -> Result<(), ReadError> {
         let expected = Expected::of(manifest);
-        let (files, places) = open_all(&*self.store, expected, &manifest.files).await?;
+        let (files, places) = open_all(&*self.store, &expected, &manifest.files).await?;
         let mut of_file = vec![Vec::new(); files.len()];
         for block in wanted {
-            let (file, at) = *places.get(block).ok_or_else(|| missing(expected, *block))?;
+            let (file, at) = *places.get(block).ok_or_else(|| missing(&expected, *block))?;
             of_file[file].push(at);
         }
         for (file, mut blocks) in files.iter().zip(of_file).filter(|(_, blocks)| !blocks.is_empty()) {

@@ -1,36 +1,38 @@
 //! The files of one server as a reader sees them: the index, checked against the manifest's record.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use halflife_proto::blocks::{BlockId, all_blocks, block_range};
 use halflife_proto::ids::{JobId, ServerIndex};
 use halflife_proto::manifest::Manifest;
 
-use super::ReadError;
+use super::{Differing, ReadError};
+use crate::blocking::blocking;
 use crate::contents::{ArrayDtype, WEIGHTS};
 use crate::data_file::{Frame, frame};
 use crate::id::CheckpointId;
 use crate::index::{Index, IndexedBlock, place};
 use crate::manifest::{CheckpointManifest, FileRecord};
 use crate::store::Store;
-use crate::{exact, guarded, paths};
+use crate::{guarded, paths};
 
 /// Whose files are expected, and of what model.
-#[derive(Clone, Copy, Debug)]
-pub struct Expected<'a> {
+#[derive(Clone, Debug)]
+pub struct Expected {
     pub id: CheckpointId,
     /// `None` where any job will do.
-    pub job: Option<&'a JobId>,
-    pub model: &'a Manifest,
+    pub job: Option<JobId>,
+    pub model: Manifest,
     pub block_elements: u64,
 }
 
-impl<'a> Expected<'a> {
-    /// What a manifest expects.
-    pub fn of(manifest: &'a CheckpointManifest) -> Expected<'a> {
+impl Expected {
+    /// What a manifest expects. Shared with the threads that check.
+    pub fn of(manifest: &CheckpointManifest) -> Arc<Expected> {
         let CheckpointManifest { id, job, model, block_elements, .. } = manifest;
-        Expected { id: *id, job: Some(job), model, block_elements: *block_elements }
+        Arc::new(Expected { id: *id, job: Some(job.clone()), model: model.clone(), block_elements: *block_elements })
     }
 }
 
@@ -49,25 +51,31 @@ pub struct ServerFile {
 
 impl ServerFile {
     /// Reads the index and the size of the data file, and checks both.
-    pub async fn open(store: &dyn Store, expected: Expected<'_>, record: &FileRecord) -> Result<ServerFile, ReadError> {
+    pub async fn open(
+        store: &dyn Store,
+        expected: &Arc<Expected>,
+        record: FileRecord,
+    ) -> Result<ServerFile, ReadError> {
         let path = paths::index(expected.id, record.server);
         let file = store.read(&path).await?;
-        check_digest(&path, "index", &record.index_blake3, &file)?;
-        let index: Index = guarded::read(&path, "index", &file)?;
-        check_owner(&path, expected, record.server, &index)?;
-        check_blocks(&path, expected, &index)?;
-        let opened = ServerFile {
-            data_path: paths::data(expected.id, record.server),
-            record: *record,
-            frame: frame(&index),
-            index,
-        };
-        opened.check_frame()?;
+        let sharing = expected.clone();
+        let opened = blocking(move || ServerFile::parse(&sharing, &path, record, &file)).await?;
         let size = store.size(&opened.data_path).await?;
         if size != record.bytes {
             return Err(ReadError::Size { path: opened.data_path, expected: record.bytes, found: size });
         }
         Ok(opened)
+    }
+
+    fn parse(expected: &Expected, path: &str, record: FileRecord, file: &[u8]) -> Result<ServerFile, ReadError> {
+        check_digest(path, "index", &record.index_blake3, file)?;
+        let index: Index = guarded::read(path, "index", file)?;
+        check_owner(path, expected, record.server, &index)?;
+        check_blocks(path, expected, &index)?;
+        let data_path = paths::data(expected.id, record.server);
+        let parsed = ServerFile { data_path, record, frame: frame(&index), index };
+        parsed.check_frame()?;
+        Ok(parsed)
     }
 
     /// The header is what the manifest vouches for, and what the index says it must be.
@@ -120,13 +128,13 @@ impl ServerFile {
 /// Opens the files of a checkpoint and says which of them holds each block.
 pub async fn open_all(
     store: &dyn Store,
-    expected: Expected<'_>,
+    expected: &Arc<Expected>,
     files: &[FileRecord],
 ) -> Result<(Vec<ServerFile>, HashMap<BlockId, (usize, usize)>), ReadError> {
     let mut opened = Vec::with_capacity(files.len());
     let mut places = HashMap::new();
     for (file_at, record) in files.iter().enumerate() {
-        let file = ServerFile::open(store, expected, record).await?;
+        let file = ServerFile::open(store, expected, *record).await?;
         for (block_at, block) in file.index.blocks.iter().enumerate() {
             if let Some((other, _)) = places.insert(block.id(), (file_at, block_at)) {
                 let problem = match opened.get(other) {
@@ -143,16 +151,16 @@ pub async fn open_all(
 
 /// Checks that every block of the model has its place, and returns the places in block order.
 pub fn complete(
-    expected: Expected<'_>,
+    expected: &Expected,
     places: &HashMap<BlockId, (usize, usize)>,
 ) -> Result<Vec<(usize, usize)>, ReadError> {
-    all_blocks(expected.model, expected.block_elements)
+    all_blocks(&expected.model, expected.block_elements)
         .map(|(block, _)| places.get(&block).copied().ok_or_else(|| missing(expected, block)))
         .collect()
 }
 
 /// The error of a block that is in no file.
-pub fn missing(expected: Expected<'_>, block: BlockId) -> ReadError {
+pub fn missing(expected: &Expected, block: BlockId) -> ReadError {
     let tensor = expected.model.get(block.tensor).map(|tensor| tensor.name.clone()).unwrap_or_default();
     ReadError::MissingBlock { id: expected.id, tensor, block }
 }
@@ -175,12 +183,11 @@ fn check_digest(path: &str, part: &'static str, expected: &[u8; 32], bytes: &[u8
     if found == *expected {
         return Ok(());
     }
-    let (expected, found) = (exact::hex(expected), exact::hex(&found));
-    Err(ReadError::Digest { path: path.to_owned(), part, expected, found })
+    Err(ReadError::Digest { path: path.to_owned(), part, digests: Differing::new(expected, &found) })
 }
 
-fn check_owner(path: &str, expected: Expected<'_>, server: ServerIndex, index: &Index) -> Result<(), ReadError> {
-    let job = expected.job.unwrap_or(&index.job);
+fn check_owner(path: &str, expected: &Expected, server: ServerIndex, index: &Index) -> Result<(), ReadError> {
+    let job = expected.job.as_ref().unwrap_or(&index.job);
     if (index.id, index.server, &index.job) == (expected.id, server, job) {
         return Ok(());
     }
@@ -192,7 +199,7 @@ fn check_owner(path: &str, expected: Expected<'_>, server: ServerIndex, index: &
 }
 
 /// Every block is one of the model, has weights of its length, and lies where the layout puts it.
-fn check_blocks(path: &str, expected: Expected<'_>, index: &Index) -> Result<(), ReadError> {
+fn check_blocks(path: &str, expected: &Expected, index: &Index) -> Result<(), ReadError> {
     for block in &index.blocks {
         if let Some(problem) = block_problem(expected, block) {
             return Err(wrong_block(path, block, problem));
@@ -208,7 +215,7 @@ fn check_blocks(path: &str, expected: Expected<'_>, index: &Index) -> Result<(),
     }
 }
 
-fn block_problem(expected: Expected<'_>, block: &IndexedBlock) -> Option<String> {
+fn block_problem(expected: &Expected, block: &IndexedBlock) -> Option<String> {
     let id = block.id();
     let Some(tensor) = expected.model.get(id.tensor) else {
         return Some(format!("expected one of the model's {} tensors", expected.model.tensors().len()));

@@ -8,14 +8,17 @@ use halflife_proto::ids::{JobId, ServerIndex};
 use thiserror::Error;
 
 use super::Checkpoints;
+use crate::blocking::blocking;
 use crate::contents::BlockContents;
 use crate::id::CheckpointId;
-use crate::index::{Index, IndexedBlock, place};
-use crate::manifest::{FORMAT_VERSION, FileRecord};
-use crate::store::{StoreError, parts};
-use crate::{data_file, guarded, paths};
+use crate::manifest::FileRecord;
+use crate::store::{StoreError, StoreGone, parts};
+use crate::{guarded, paths};
+
+use plan::{Owner, Plan};
 
 mod check;
+mod plan;
 mod produce;
 
 /// Why blocks were not written.
@@ -70,42 +73,30 @@ impl Checkpoints {
         id: CheckpointId,
         server: ServerIndex,
         job: &JobId,
-        mut blocks: Vec<BlockContents>,
+        blocks: Vec<BlockContents>,
     ) -> Result<FileRecord, WriteError> {
-        check::blocks(&mut blocks)?;
         match self.store.size(&paths::manifest(id)).await {
             Ok(_) => return Err(WriteError::Committed { id }),
             Err(StoreError::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut indexed: Vec<_> = blocks.iter().map(IndexedBlock::undigested).collect();
-        place(&mut indexed);
-        let index = Index { format_version: FORMAT_VERSION, id, job: job.clone(), server, blocks: indexed };
-        let frame = data_file::frame(&index);
-        if frame.header.len() as u64 > data_file::HEADER_BYTES_MAX {
-            let found = frame.header.len() as u64;
-            return Err(WriteError::HeaderTooLarge { max: data_file::HEADER_BYTES_MAX, found });
-        }
-        let mut record = FileRecord {
-            server,
-            bytes: frame.bytes,
-            header_bytes: frame.header.len() as u64,
-            header_blake3: *blake3::hash(&frame.header).as_bytes(),
-            index_blake3: [0; 32],
-        };
+        let owner = Owner { id, server, job: job.clone() };
+        let Plan { blocks, index, frame, mut record } = blocking(move || plan::plan(owner, blocks)).await?;
         let (sender, parts) = parts(self.store.part_bytes(record.bytes));
-        let producing = tokio::task::spawn_blocking(move || produce::data(frame, index, blocks, sender));
         let data_path = paths::data(id, server);
-        let uploaded = self.store.upload(&data_path, record.bytes, parts).await;
-        // The producer only fails after the store has stopped taking parts, whose error comes first.
-        let produced = producing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let uploading = self.store.upload(&data_path, record.bytes, parts);
+        let producing = blocking(move || {
+            let index = produce::data(frame, index, blocks, sender)?;
+            Ok(guarded::write("index", &index))
+        });
+        let (uploaded, produced): (_, Result<_, StoreGone>) = tokio::join!(uploading, producing);
+        // The producer fails only after the store has stopped taking parts, whose error says why.
         uploaded?;
-        let index = produced.map_err(|error| StoreError::Failed {
+        let index = produced.map_err(|gone| StoreError::Failed {
             operation: "upload",
-            path: data_path,
-            source: Box::new(error),
+            path: data_path.clone(),
+            source: Box::new(gone),
         })?;
-        let index = guarded::write("index", &index);
         record.index_blake3 = *blake3::hash(&index).as_bytes();
         self.store.put(&paths::index(id, server), index.into()).await?;
         Ok(record)

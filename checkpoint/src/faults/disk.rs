@@ -71,7 +71,7 @@ impl ForgetfulDisk {
         // In order, so that a directory is decided before what is in it.
         for path in paths {
             let (seen, kept) = (state.names.get(&path).copied(), state.synced.get(&path).copied());
-            let node = if seen != kept && chance(seed, &path) % 2 == 0 { seen } else { kept };
+            let node = if seen != kept && chance(seed, &path).is_multiple_of(2) { seen } else { kept };
             let inside = path.parent().is_none_or(|parent| parent == Path::new("/") || after.contains_key(parent));
             if let Some(node) = node.filter(|_| inside) {
                 after.insert(path, node);

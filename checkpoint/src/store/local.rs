@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{Entry, PART_ALIGNMENT, Parts, Store, StoreError};
+use crate::blocking::blocking;
 
 pub use disk::Disk;
 pub use system::SystemDisk;
@@ -68,11 +69,9 @@ impl<D: Disk> LocalStore<D> {
         Ok(LocalStore { inner: Arc::new(Inner { root: root.to_owned(), disk }) })
     }
 
-    /// Runs `work` on a thread that may block.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner<D>) -> T + Send + 'static) -> T {
         let inner = self.inner.clone();
-        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
-        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        blocking(move || work(&inner)).await
     }
 
     async fn write_small(&self, path: &str, bytes: Bytes, existing: Existing) -> Result<(), StoreError> {

@@ -1,4 +1,5 @@
 //! The S3 store against a real server, well behaved and not. Fails when that cannot be started.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod moto;
 mod proxy;

@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::checkpoints::ReadError;
+use crate::blocking::blocking;
 use crate::checkpoints::server_file::{ServerFile, read_exact};
+use crate::checkpoints::{Differing, ReadError};
 use crate::contents::{Array, BlockContents};
+use crate::digest;
 use crate::index::{IndexedArray, IndexedBlock};
 use crate::store::Store;
-use crate::{digest, exact};
 
 /// Bytes read at once. Twice this is held: one batch being read, one being checked.
 const BATCH_BYTES: u64 = 32 << 20;
@@ -34,14 +35,15 @@ pub async fn read(
         None => None,
     };
     while let Some(batch) = current.take() {
-        let checking = tokio::task::spawn_blocking(move || check(batch));
-        let next = match cuts.next() {
-            Some(cut) => Some(fetch(store, file, cut).await),
-            None => None,
+        let fetching = async {
+            match cuts.next() {
+                Some(cut) => fetch(store, file, cut).await.map(Some),
+                None => Ok(None),
+            }
         };
-        let checked = checking.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        checked.into_iter().for_each(&mut *each);
-        current = next.transpose()?;
+        let (checked, next) = tokio::join!(blocking(move || check(batch)), fetching);
+        checked?.into_iter().for_each(&mut *each);
+        current = next?;
     }
     Ok(())
 }
@@ -101,8 +103,7 @@ fn check_block(batch: &Batch, block: &IndexedBlock) -> Result<BlockContents, Rea
                 tensor: block.tensor.clone(),
                 block: block.id(),
                 array: array.name.clone(),
-                expected: exact::hex(&array.blake3),
-                found: exact::hex(&found),
+                digests: Differing::new(&array.blake3, &found),
             });
         }
         Ok(Array { name: array.name.clone(), dtype: array.dtype, data })
