@@ -17,7 +17,7 @@ use halflife_proto::tensor_codec::Dtype;
 
 use crate::block_plan::{BlockPlan, PlannedBlock};
 use crate::error::WeightsViolation;
-use crate::fault_point::{self, FaultPoint};
+use halflife_proto::fault_point::{self, FaultPoint};
 use crate::planted::{Bug, planted};
 use crate::weights::WeightsVersion;
 

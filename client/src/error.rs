@@ -60,6 +60,10 @@ pub enum ClientError {
     /// This worker was taken for dead; it may join again as a new incarnation.
     #[error("the lead took this worker for dead: {0}")]
     Fenced(Refusal),
+    /// The job has gone back to a checkpoint, and what this worker knows of it is of an earlier generation. It may join
+    /// again.
+    #[error("the job has gone back to a checkpoint: {0}")]
+    RolledBack(Refusal),
     /// The job has ended without finishing.
     #[error("the job has stopped: {0}")]
     JobStopped(Refusal),
@@ -175,6 +179,7 @@ impl ClientError {
     pub(crate) fn refused(url: &str, refusal: Refusal) -> ClientError {
         match refusal.cause {
             RefusalCause::Fenced => ClientError::Fenced(refusal),
+            RefusalCause::WrongGeneration => ClientError::RolledBack(refusal),
             RefusalCause::JobStopped => ClientError::JobStopped(refusal),
             _ => ClientError::Refused { url: url.to_owned(), refusal },
         }

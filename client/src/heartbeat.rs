@@ -16,7 +16,7 @@ use tonic::Streaming;
 
 use crate::connection::{call, connect, control_client};
 use crate::error::{ClientError, status_cause};
-use crate::fault_point::{self, FaultPoint};
+use halflife_proto::fault_point::{self, FaultPoint};
 use crate::retry::Backoff;
 use crate::session::SessionHandle;
 

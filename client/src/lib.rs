@@ -27,7 +27,6 @@ mod bulk;
 mod connection;
 mod encoder;
 mod error;
-mod fault_point;
 mod gradient;
 mod heartbeat;
 mod layout;

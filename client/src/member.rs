@@ -121,11 +121,17 @@ impl Member {
         &self.buffers
     }
 
+    /// The step of the newest push that the lead has not acknowledged by another ticket.
+    #[must_use]
+    pub fn unacknowledged(&self) -> Option<Step> {
+        self.pushing.unacknowledged()
+    }
+
     /// Waits for something to do. Nodes are handed out until they are contributed or their step is
     /// over; a worker without slots waits until it gets some or the job is done.
     ///
     /// # Errors
-    /// When this worker was fenced, the job stopped, or a server or the lead could not be reached for the
+    /// When this worker was fenced, the job went back to a checkpoint or stopped, or a server or the lead could not be reached for the
     /// time that the options say; the same again at every later call. Shorter interruptions are mended
     /// unseen. After the job is done nothing is lost.
     pub async fn next_work(&mut self) -> Result<Work, ClientError> {

@@ -101,7 +101,8 @@ impl Backoff {
     fn next_delay(&mut self, tried_for: Duration, jitter: f64) -> Option<Duration> {
         let left = self.give_up_after.checked_sub(tried_for).filter(|left| !left.is_zero())?;
         let delay = self.delay.mul_f64(jitter).min(left);
-        self.delay = (self.delay * 2).min(DELAY_MAX);
+        // Whoever comes back after a short while is found after a short while.
+        self.delay = (self.delay * 2).min(DELAY_MAX).min((tried_for / 4).max(DELAY_MIN));
         Some(delay)
     }
 }
@@ -112,13 +113,13 @@ mod tests {
     use halflife_proto::refusal::Refusal;
 
     #[test]
-    fn delays_double_up_to_a_limit_and_end_with_the_time() {
+    fn delays_double_up_to_a_quarter_of_the_time_so_far_and_end_with_it() {
         let mut backoff = Backoff::new(Duration::from_secs(10));
         let mut delays = Vec::new();
-        for second in [0, 0, 0, 0, 0, 0, 0, 9] {
-            delays.push(backoff.next_delay(Duration::from_secs(second), 0.99).map(|delay| delay.as_millis()));
+        for ms in [0, 50, 500, 1_000, 2_000, 8_000, 9_000, 9_500] {
+            delays.push(backoff.next_delay(Duration::from_millis(ms), 0.99).map(|delay| delay.as_millis()));
         }
-        let expected = [49, 99, 198, 396, 792, 1584, 1980, 1000].map(Some);
+        let expected = [49, 49, 49, 99, 198, 396, 792, 500].map(Some);
         assert_eq!(delays, expected);
         assert_eq!(backoff.next_delay(Duration::from_secs(10), 0.5), None);
     }

@@ -25,7 +25,7 @@ use crate::bulk::Bulk;
 use crate::connection::call;
 use crate::encoder::BlockEncoder;
 use crate::error::{ClientError, status_cause};
-use crate::fault_point::{self, FaultPoint};
+use halflife_proto::fault_point::{self, FaultPoint};
 use crate::session::SessionHandle;
 use crate::shipment::Shipment;
 

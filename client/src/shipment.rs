@@ -59,6 +59,11 @@ impl Shipment {
         Shipment { step: Step::ZERO, slots, weight: 0.0, content: Content::Mark(number), push: None }
     }
 
+    /// The step it is of; of a push, its ticket's.
+    pub(crate) fn step(&self) -> Step {
+        self.step
+    }
+
     /// The number of a mark, `None` for anything else.
     pub(crate) fn mark_number(&self) -> Option<u64> {
         match self.content {

@@ -55,6 +55,10 @@ pub(crate) struct WorkState {
     single_slots: bool,
     /// In the asynchronous modes: the step of the newest ticket.
     ticket: Option<Step>,
+    /// The lead has said that the job is done.
+    finished: bool,
+    /// The last weights alone do not say so.
+    awaits_finish: bool,
 }
 
 impl WorkState {
@@ -73,7 +77,14 @@ impl WorkState {
             hold: None,
             single_slots,
             ticket: None,
+            finished: false,
+            awaits_finish: false,
         }
+    }
+
+    /// The job keeps checkpoints: it is done when the lead says so, not with the last weights.
+    pub(crate) fn await_finish(&mut self) {
+        self.awaits_finish = true;
     }
 
     /// The job's slots.
@@ -160,6 +171,7 @@ impl WorkState {
     /// The job ends with the weights of this step.
     pub(crate) fn finish(&mut self, step: Step) {
         self.last_step = self.last_step.min(step);
+        self.finished = true;
     }
 
     /// No step beyond this one is started; `None`: any is.
@@ -177,7 +189,8 @@ impl WorkState {
             };
         };
         if weights >= self.last_step {
-            return Decision::Finished;
+            // Whoever left now could be missed: the job may have to go back until its last checkpoint is made.
+            return if self.finished || !self.awaits_finish { Decision::Finished } else { Decision::Wait };
         }
         let step = weights.next();
         match self.nodes_left(step) {

@@ -79,12 +79,17 @@ impl Optimizer {
     #[must_use]
     pub fn ledger(&self, rule: &TensorRule, steps: u64) -> DecayLedger {
         let mut ledger = DecayLedger::default();
+        self.extend_ledger(rule, &mut ledger, steps);
+        ledger
+    }
+
+    /// Goes on with a ledger up to step `steps`. What is recorded stays, whatever the settings were then.
+    pub fn extend_ledger(&self, rule: &TensorRule, ledger: &mut DecayLedger, steps: u64) {
         let decoupled = self.decay.mode == DecayMode::Decoupled;
-        for step in 1..=steps {
+        for step in ledger.steps + 1..=steps {
             // As `record` of the step's factors, without what only updates need.
             ledger.add(if decoupled { log_remaining(self.decay_factor(rule, step, step)) } else { 0.0 });
         }
-        ledger
     }
 
     /// What `weight_decay.value` would have to be, as a constant under `scale`, for a tensor of

@@ -144,6 +144,8 @@ pub struct JobDescription {
     pub optimizer_toml: String,
     /// How tensor data travels.
     pub wire: Wire,
+    /// The state is kept: a lost server does not end the job, and it is done when its last checkpoint is.
+    pub keeps_checkpoints: bool,
 }
 
 impl JobDescription {

@@ -6,6 +6,7 @@
 //!   one may rely on it being valid.
 //! - [`wire`]: the only conversions between the two, and the place where what arrives is checked.
 //! - [`tensor_codec`]: tensor data of each [`dtype`] to f32 values and back.
+//! - [`fault_point`]: places where a test can end a process; nothing without the feature.
 //! - [`strict_toml`]: reading settings so that a misspelt one is an error with a suggestion.
 //!
 //! No I/O, no state.
@@ -16,6 +17,7 @@ compile_error!("tensor data is little-endian on the wire and copied as it lies i
 pub mod blocks;
 pub mod contribution;
 pub mod dtype;
+pub mod fault_point;
 pub mod framing;
 pub mod hello;
 pub mod ids;

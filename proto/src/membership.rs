@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use crate::blocks::BlockId;
 use crate::contribution::Contribution;
 use crate::hello::Hello;
-use crate::ids::{ServerIndex, Step, Ticket};
+use crate::ids::{Generation, ServerIndex, Step, Ticket};
 use crate::manifest::Manifest;
 use crate::placement::{Placement, ServerAddress};
 use crate::refusal::Refusal;
@@ -59,6 +59,8 @@ pub enum Order {
         manifest: Manifest,
         /// Who holds what.
         placement: Placement,
+        /// In a job that keeps checkpoints.
+        checkpoint: Option<CheckpointPlan>,
     },
     /// Initial weights of one block, from a file.
     Initialize(Contribution),
@@ -81,6 +83,42 @@ pub enum Order {
     AskMissing(Step),
     /// End with this step, or say which later one cannot be undercut: [`Report::LastStep`].
     LastStep(Step),
+    /// Set every block's state of this step aside and write it. It takes the place of an earlier order that is
+    /// not carried out yet.
+    Cut(Step),
+    /// Contributions to steps up to this one survive every crash.
+    Durable(Step),
+}
+
+/// Which state of the job a checkpoint holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CheckpointName {
+    /// After this step.
+    pub step: Step,
+    /// Of this incarnation of the job's state.
+    pub generation: Generation,
+}
+
+/// What a server must know of the job's checkpoints before it holds blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointPlan {
+    /// What the lead wrote into its store, to be found there.
+    pub nonce: String,
+    /// The state to begin with; `None`: the first worker, or a file, has it.
+    pub restore: Option<CheckpointName>,
+}
+
+/// One server's part of a checkpoint, as it lies in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedFile {
+    /// Size of the data file.
+    pub bytes: u64,
+    /// Size of its header.
+    pub header_bytes: u64,
+    /// BLAKE3 of the header.
+    pub header_blake3: [u8; 32],
+    /// BLAKE3 of the index beside it, which has every block's.
+    pub index_blake3: [u8; 32],
 }
 
 /// What became of pushes on one server since its last report.
@@ -147,6 +185,8 @@ pub enum Operation {
     Drain(u32),
     /// End early, in good order.
     Stop,
+    /// Make a checkpoint as soon as possible.
+    Checkpoint,
 }
 
 /// A node's sums of squares: of one quantity, or of two (a trust ratio's).
@@ -209,4 +249,17 @@ pub enum Report {
     LastStep(Step),
     /// How much waits on it.
     Load(ServerLoad),
+    /// Some block is past the step of an [`Order::Cut`]: at, or on its way to, `newest`.
+    CutPassed {
+        /// The step of the order.
+        step: Step,
+        /// The newest of any block.
+        newest: Step,
+    },
+    /// Every block's state of the step is set aside.
+    CutTaken(Step),
+    /// Its part of a checkpoint is in the store.
+    Saved(Step, SavedFile),
+    /// Its part of a checkpoint could not be written.
+    SaveFailed(Step, String),
 }

@@ -3,6 +3,7 @@
 //! `From` builds wire messages; the `read_*` functions build domain values or refuse. What only
 //! the receiver can know (tensor sizes, slot trees, steps) is checked by the receiver.
 
+mod checkpoints;
 mod contributions;
 mod hello;
 mod job;

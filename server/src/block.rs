@@ -9,6 +9,7 @@
 //! its sender has every block at t, so nobody needs t - 1 once that step is applied.
 
 mod checks;
+mod cut;
 mod gathering;
 mod pushes;
 mod sum;
@@ -27,6 +28,7 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
 
 use checks::is_initial;
+pub use cut::{Captured, Cut};
 use gathering::{Gathering, Held};
 pub use pushes::Settled;
 use pushes::{Pushed, Pushes};
@@ -92,8 +94,9 @@ impl Rules {
     }
 }
 
-/// Arrays of optimizer state beside the weights, in the optimizer's order of planes.
-pub type Planes = Vec<Plane>;
+/// Arrays of optimizer state beside the weights, in the optimizer's order of planes. Shared only while a checkpoint
+/// is written: an update that finds them shared changes a copy.
+pub type Planes = Arc<Vec<Plane>>;
 
 /// A block and its lock.
 #[derive(Debug)]
@@ -118,8 +121,10 @@ struct State {
     planes: Option<Planes>,
     /// Updates this block's tensor has had: what bias correction counts.
     updates: u64,
-    /// BLAKE3 of the initial weights, to recognize a repeated initialization.
+    /// BLAKE3 of the initial weights, to recognize a repeated initialization; `None` in a restored block, too.
     initial_digest: Option<blake3::Hash>,
+    /// The step whose state is to be set aside once the block is there.
+    cut: Option<Step>,
 }
 
 /// What a contribution led to.
@@ -141,7 +146,7 @@ impl Block {
     pub fn new(id: BlockId, elements: usize, shape: &[usize], change: Change, rules: Arc<Rules>) -> Block {
         let planes = match &change {
             Change::Optimized(_) => initial_planes(&rules.optimizer, id, elements, shape),
-            Change::Averaged | Change::Never => Planes::new(),
+            Change::Averaged | Change::Never => Planes::default(),
         };
         let state = State {
             gathering: Gathering::new(rules.slots),
@@ -151,6 +156,7 @@ impl Block {
             planes: Some(planes),
             updates: 0,
             initial_digest: None,
+            cut: None,
         };
         Block { id, elements, change, rules, state: Mutex::new(state) }
     }
@@ -467,6 +473,8 @@ impl Block {
         let digest = blake3::hash(&data.bytes);
         let mut state = self.lock();
         match state.initial_digest {
+            // A restored block has been initialized in an earlier generation.
+            None if state.current.is_some() => Ok(Contributed::Noted(Outcome::AlreadyApplied)),
             Some(known) if known == digest => Ok(Contributed::Noted(Outcome::AlreadyApplied)),
             Some(known) => {
                 let what = format!("initialization of {}", self.id);
@@ -520,7 +528,7 @@ fn initial_planes(optimizer: &Optimizer, id: BlockId, elements: usize, shape: &[
         (true, 0) => spec.length(shape),
         (true, _) => 0,
     };
-    optimizer.planes().iter().map(|spec| Plane::new(spec, length(spec))).collect()
+    Arc::new(optimizer.planes().iter().map(|spec| Plane::new(spec, length(spec))).collect())
 }
 
 #[cfg(test)]

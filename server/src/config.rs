@@ -3,6 +3,8 @@
 //! Read by the lead (and by `halflife-worker local`); the other servers get the resolved text from
 //! the lead, workers the part that concerns them. A [`JobSpec`] is valid by construction.
 
+mod resumption;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -107,6 +109,34 @@ impl Default for MembershipSection {
     }
 }
 
+/// `[checkpoint]`: where the job's state is kept, so that no crash loses it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointSection {
+    /// A directory that every server sees, relative to the job file, or `s3://bucket/prefix`.
+    pub location: String,
+    /// Steps from one checkpoint to the next. Step 0 and the last step have one in any case.
+    pub every: u64,
+    /// The newest so many are kept.
+    #[serde(default = "default_keep_last")]
+    pub keep_last: u32,
+    /// Besides those, every checkpoint whose step is a multiple of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_every: Option<u64>,
+}
+
+fn default_keep_last() -> u32 {
+    3
+}
+
+impl CheckpointSection {
+    /// Whether the location is a directory, not an object store.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        !self.location.contains("://")
+    }
+}
+
 /// The job file as it is written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -116,6 +146,8 @@ struct JobFile {
     membership: MembershipSection,
     #[serde(default)]
     wire: Wire,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<CheckpointSection>,
     optimizer: OptimizerConfig,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<ModelSettings>,
@@ -134,6 +166,8 @@ pub struct JobSpec {
     pub membership: MembershipSection,
     /// `[wire]`: how tensor data travels.
     pub wire: Wire,
+    /// `[checkpoint]`; `None` for a job that keeps none.
+    pub checkpoint: Option<CheckpointSection>,
     /// `[optimizer]`.
     pub optimizer: OptimizerConfig,
     /// `[model]`, `[data]`, `[training]`; `None` for a job whose workers are the user's own.
@@ -213,6 +247,16 @@ impl JobSpec {
         let text =
             fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: origin.clone(), source })?;
         let mut spec = JobSpec::parse(&origin, &text, overrides)?;
+        if let (Some(checkpoint), Some(directory)) = (&mut spec.checkpoint, path.parent())
+            && checkpoint.is_directory()
+        {
+            let whole = std::path::absolute(directory.join(&checkpoint.location));
+            let Some(whole) = whole.ok().and_then(|whole| Some(whole.to_str()?.to_owned())) else {
+                let message = format!("checkpoint.location: expected a path in UTF-8, found {}", checkpoint.location);
+                return Err(ConfigError::Invalid { origin, message });
+            };
+            checkpoint.location = whole;
+        }
         if let (Some(init_from), Some(directory)) = (&mut spec.job.init_from, path.parent()) {
             *init_from = directory.join(&*init_from);
             if init_from.to_str().is_none() {
@@ -256,11 +300,12 @@ impl JobSpec {
         check_ranges(origin, &file.job, &file.membership)?;
         check_consistency(origin, &file.job)?;
         check_wire(origin, file.wire)?;
+        check_checkpoint(origin, file.checkpoint.as_ref())?;
         let optimizer = Optimizer::new(&file.optimizer, file.job.steps)
             .map_err(|error| invalid(format!("[optimizer]: {error}")))?;
         check_applies_by_block(origin, file.job.mode, &optimizer)?;
-        let JobFile { job, membership, wire, optimizer, .. } = file;
-        Ok(JobSpec { job, membership, wire, optimizer, workload })
+        let JobFile { job, membership, wire, checkpoint, optimizer, .. } = file;
+        Ok(JobSpec { job, membership, wire, checkpoint, optimizer, workload })
     }
 
     /// The whole job, resolved, as a job file.
@@ -274,6 +319,7 @@ impl JobSpec {
             job: self.job.clone(),
             membership: self.membership.clone(),
             wire: self.wire,
+            checkpoint: self.checkpoint.clone(),
             optimizer: self.optimizer.clone(),
             model,
             data,
@@ -369,6 +415,27 @@ fn check_applies_by_block(origin: &str, mode: Mode, optimizer: &Optimizer) -> Re
         None => return Ok(()),
     };
     Err(ConfigError::NeedsNorms { origin: origin.to_owned(), mode: mode.name(), found })
+}
+
+fn check_checkpoint(origin: &str, checkpoint: Option<&CheckpointSection>) -> Result<(), ConfigError> {
+    let Some(CheckpointSection { location, every, keep_last, keep_every }) = checkpoint else { return Ok(()) };
+    let out_of_range = |key, expected: &str, found: &str| {
+        let (expected, found) = (expected.to_owned(), found.to_owned());
+        Err(ConfigError::OutOfRange { origin: origin.to_owned(), key, expected, found })
+    };
+    if location.is_empty() || (location.contains("://") && !location.starts_with("s3://")) {
+        return out_of_range("checkpoint.location", "a directory or s3://bucket/prefix", &format!("{location:?}"));
+    }
+    if *every == 0 {
+        return out_of_range("checkpoint.every", "at least 1 step", "0");
+    }
+    if *keep_last == 0 {
+        return out_of_range("checkpoint.keep_last", "at least 1", "0");
+    }
+    if *keep_every == Some(0) {
+        return out_of_range("checkpoint.keep_every", "at least 1 step", "0");
+    }
+    Ok(())
 }
 
 fn check_wire(origin: &str, wire: Wire) -> Result<(), ConfigError> {

@@ -5,7 +5,9 @@
 
 mod assignment;
 pub mod control_service;
+mod cuts;
 mod initial_weights;
+mod keeper;
 mod quorum;
 mod state;
 mod status;
@@ -21,7 +23,7 @@ use halflife_optim::Optimizer;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::job::JobDescription;
 use halflife_proto::manifest::Role;
-use halflife_proto::membership::{Notice, Order, Report};
+use halflife_proto::membership::{Notice, Order, Report, SavedFile};
 use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::SlotTree;
@@ -33,8 +35,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::{error, info, warn};
 
 pub use initial_weights::{InitialWeights, InitialWeightsError};
+pub use cuts::{Cuts, Told};
+pub use keeper::{Keeper, TORN, UNDONE, VOIDED};
 pub use quorum::Quorum;
-pub use state::{Demand, LeadState, Phase, Settings};
+pub use state::{Demand, Keeping, LeadState, Phase, Restored, Settings};
 pub use tickets::{Consequences, Tickets};
 
 use crate::config::JobSpec;
@@ -61,7 +65,9 @@ fn demand(spec: &JobSpec, optimizer: &Optimizer) -> Demand {
         Dtype::Bf16 => 2,
         Dtype::I8Scaled => 2, // a byte and its share of the scales
     };
-    let state_bytes = 2 * (f32 + coded) + planes + summed;
+    // While a checkpoint is written, a version of the weights and the planes once more.
+    let kept = if spec.checkpoint.is_some() { f32 + coded + planes } else { 0 };
+    let state_bytes = 2 * (f32 + coded) + planes + summed + kept;
     let (slots, pushes) = if spec.job.mode.has_tickets() { (0, 1) } else { (u64::from(spec.job.slots), 0) };
     Demand { state_bytes, gradient_bytes, slots, pushes }
 }
@@ -76,6 +82,9 @@ pub struct Lead {
     spec: JobSpec,
     optimizer: Optimizer,
     initial_weights: Option<Arc<InitialWeights>>,
+    keeper: Option<Keeper>,
+    /// Why this lead's generation is over, once it is.
+    over: watch::Sender<Option<String>>,
     started: Instant,
     inner: Mutex<Inner>,
     /// Changes whenever the state may have; for whoever waits for a phase.
@@ -92,7 +101,12 @@ struct Inner {
 impl Lead {
     /// The lead of a job that nobody has come to yet.
     #[must_use]
-    pub fn new(identity: Identity, spec: JobSpec, initial_weights: Option<InitialWeights>) -> Arc<Lead> {
+    pub fn new(
+        identity: Identity,
+        spec: JobSpec,
+        initial_weights: Option<InitialWeights>,
+        keeper: Option<Keeper>,
+    ) -> Arc<Lead> {
         let optimizer = Optimizer::new(&spec.optimizer, spec.job.steps).expect("a job spec has a valid optimizer");
         let norms_of_tensors = optimizer.reductions().iter().any(|reduction| !reduction.is_global());
         let settings = Settings {
@@ -105,6 +119,7 @@ impl Lead {
             lease: Duration::from_millis(spec.membership.lease_ms),
             consistency: spec.job.consistency(),
             demand: demand(&spec, &optimizer),
+            checkpoints: keeper.as_ref().map(|keeper| keeper.keeping().clone()),
         };
         let consistency = spec.job.consistency();
         let why = consistency.why_not_reproducible(spec.job.slots).or(spec.wire.why_not_reproducible());
@@ -117,6 +132,8 @@ impl Lead {
             optimizer,
             spec,
             initial_weights: initial_weights.map(Arc::new),
+            keeper,
+            over: watch::Sender::new(None),
             started: Instant::now(),
             inner: Mutex::new(inner),
             changed: watch::Sender::new(()),
@@ -128,6 +145,29 @@ impl Lead {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Resolves once this generation is over, to the reason; [`Lead::dissolve`] then lets its servers go.
+    pub async fn is_over(&self) -> String {
+        let mut over = self.over.subscribe();
+        loop {
+            if let Some(why) = over.borrow_and_update().clone() {
+                return why;
+            }
+            // The sender lives as long as `self`.
+            drop(over.changed().await);
+        }
+    }
+
+    /// Lets go of every server: each loses its link, and comes back to whoever leads then.
+    pub fn dissolve(&self) {
+        self.lock().servers.clear();
+    }
+
+    /// What it keeps of checkpoints.
+    #[must_use]
+    pub fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.as_ref()
     }
 
     /// The job.
@@ -150,9 +190,10 @@ impl Lead {
             combine: job.combine,
             consistency: job.consistency(),
             workload_toml: self.spec.workload_toml(),
-            spec_revision: 0,
+            spec_revision: self.keeper.as_ref().map_or(0, Keeper::spec_revision),
             optimizer_toml: self.spec.optimizer_toml(),
             wire: self.spec.wire,
+            keeps_checkpoints: self.keeper.is_some(),
         }
     }
 
@@ -198,7 +239,7 @@ impl Lead {
     /// # Errors
     /// As [`LeadState::register`].
     pub fn admit_server(
-        &self,
+        self: &Arc<Self>,
         incarnation: Incarnation,
         address: ServerAddress,
         memory_max: Option<NonZeroU64>,
@@ -210,6 +251,7 @@ impl Lead {
         inner.servers.insert(index, orders);
         drop(inner);
         self.changed.send_replace(());
+        self.decide(|state, _| ((), state.restore_once_complete()));
         Ok((index, receiver))
     }
 
@@ -229,6 +271,10 @@ impl Lead {
                     }
                     Report::Missing(step, slots) => state.missing(now, step, &slots),
                     Report::LastStep(step) => state.last_step(index, step),
+                    Report::CutPassed { step, newest } => state.cut_passed(step, newest),
+                    Report::CutTaken(step) => state.cut_taken(index, step),
+                    Report::Saved(step, file) => state.saved(index, step, file),
+                    Report::SaveFailed(step, reason) => state.save_failed(index, step, &reason),
                     Report::Load(load) => {
                         state.load(index, load);
                         Vec::new()
@@ -272,7 +318,9 @@ impl Lead {
     /// Lets the state decide and carries out what follows, as one.
     fn decide<T>(self: &Arc<Self>, decide: impl FnOnce(&mut LeadState, Duration) -> (T, Vec<Effect>)) -> T {
         let mut inner = self.lock();
-        let (result, effects) = decide(&mut inner.state, self.started.elapsed());
+        let now = self.started.elapsed();
+        inner.state.clock(now);
+        let (result, effects) = decide(&mut inner.state, now);
         let acted = !effects.is_empty();
         for effect in effects {
             self.carry_out(&mut inner, effect);
@@ -307,8 +355,26 @@ impl Lead {
                     tokio::spawn(async move { weights.send(generation, &manifest, &placement, &servers).await });
                 }
             }
+            Effect::Commit(step, files) => {
+                let lead = self.clone();
+                tokio::spawn(async move { lead.commit(step, &files).await });
+            }
+            Effect::Recover(why) => {
+                warn!("{why}: the job goes back to its last checkpoint");
+                self.over.send_replace(Some(why));
+            }
             Effect::TicketReady(worker) => self.tickets.call(worker),
             Effect::Warn(message) => warn!("{message}"),
+        }
+    }
+
+    async fn commit(self: Arc<Self>, step: Step, files: &[(ServerIndex, SavedFile)]) {
+        let Some(keeper) = &self.keeper else { return };
+        let error = keeper.commit(&self, step, files).await.err();
+        let is_committed = error.is_none();
+        self.decide(|state, _| ((), state.checkpoint_ended(step, error)));
+        if is_committed {
+            keeper.prune().await;
         }
     }
 

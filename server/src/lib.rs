@@ -11,6 +11,7 @@
 //! - `reduction` is the way of rules that need norms over more than a block. `slot_tally` and `push_tally` count what
 //!   the lead is told with a quorum and in the asynchronous modes; [`staleness`] is how stale gradients are.
 //! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
+//! - [`recovery`] is how a lead begins, anew or from a checkpoint; `saving` writes blocks and reads them back.
 //! - [`operator`] is how a person looks at a job and acts on it.
 //! - [`config`] reads the job file; [`explain`] says what it means. `registry` is the one file that touches dashmap.
 
@@ -35,8 +36,10 @@ pub mod planted;
 mod planted;
 mod progress;
 mod push_tally;
+pub mod recovery;
 mod reduction;
 mod registry;
+mod saving;
 pub mod server;
 pub mod shard;
 mod slot_tally;

@@ -72,6 +72,9 @@ struct Arguments {
     /// refused when it joins. 0: no bound.
     #[arg(long, value_name = "BYTES", default_value = "0", value_parser = parse_bytes, env = "HALFLIFE_MEMORY_MAX")]
     memory_max: u64,
+    /// Where the newest checkpoint is damaged, go on from the newest one that is whole.
+    #[arg(long, requires = "config")]
+    latest_valid: bool,
     /// How long a follower tries to reach its lead, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
@@ -169,6 +172,7 @@ async fn run(arguments: Arguments) -> Result<String, String> {
         compute_threads,
         io_threads: _,
         memory_max,
+        latest_valid,
         patience,
     } = arguments;
     let asked_to_stop = stop_signal().map_err(|error| format!("cannot listen for signals: {error}"))?;
@@ -176,7 +180,7 @@ async fn run(arguments: Arguments) -> Result<String, String> {
     let spec = spec.map(Box::new);
     let part = match (lead, spec) {
         (Some(lead), expected) => Part::Follower { lead, expected },
-        (None, Some(spec)) => Part::Lead(spec),
+        (None, Some(spec)) => Part::Lead { spec, latest_valid },
         (None, None) => return Err("expected --config FILE to lead, or --lead URL to follow".to_owned()),
     };
     let (patience, memory_max) = (Duration::from_secs(patience), NonZeroU64::new(memory_max));

@@ -6,15 +6,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use halflife_checkpoint::Checkpoints;
+use halflife_proto::fault_point::{self, FaultPoint};
 use halflife_proto::ids::Step;
-use halflife_proto::membership::{Order, Partial, Report, ServerLoad};
+use halflife_proto::manifest::Manifest;
+use halflife_proto::membership::{CheckpointName, CheckpointPlan, Order, Partial, Report, ServerLoad};
+use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
 use crate::config::JobSpec;
-use crate::shard::{Identity, Shard, ShardCompute, ShardPlace, Standing};
+use crate::saving;
+use crate::shard::{CutAnswer, Identity, Shard, ShardCompute, ShardPlace, Standing};
 
 /// Orders or reports under way between the lead and one server.
 pub const CHANNEL_CAPACITY: usize = 256;
@@ -42,14 +48,34 @@ pub struct Node {
     pub place: Arc<ShardPlace>,
     /// The compute threads.
     pub compute: Arc<ShardCompute>,
+    /// Where the job's state is kept, if it is.
+    pub checkpoints: Option<Checkpoints>,
+}
+
+/// What a node follows of its shard, once it has one.
+#[derive(Default)]
+struct Followed {
+    standing: Option<watch::Receiver<Standing>>,
+    partials: Option<watch::Receiver<Option<Partial>>>,
+    news: Option<watch::Receiver<()>>,
+    cuts: Option<watch::Receiver<()>>,
+}
+
+impl Followed {
+    fn of(shard: &Shard) -> Followed {
+        let mut standing = shard.standing();
+        standing.mark_changed();
+        let (partials, news, cuts) = (shard.partials(), shard.news(), shard.cuts());
+        Followed { standing: Some(standing), partials: Some(partials), news: Some(news), cuts: Some(cuts) }
+    }
 }
 
 impl Node {
     /// Carries out orders until the job is over or the lead is gone.
     pub async fn run(self, mut orders: mpsc::Receiver<Order>, reports: mpsc::Sender<Report>) -> NodeEnd {
-        let mut standing: Option<watch::Receiver<Standing>> = None;
-        let mut partials: Option<watch::Receiver<Option<Partial>>> = None;
-        let mut news: Option<watch::Receiver<()>> = None;
+        let mut followed = Followed::default();
+        // Ends with the node: what it writes belongs to this generation.
+        let mut saving: JoinSet<Report> = JoinSet::new();
         let mut reported = Standing::default();
         let mut load_told = ServerLoad::default();
         let mut load_due = tokio::time::interval(LOAD_INTERVAL);
@@ -65,21 +91,17 @@ impl Node {
                 order = orders.recv() => match order {
                     None => return NodeEnd::LeadLost,
                     Some(Order::Finish(step)) => return NodeEnd::Finished(step),
-                    Some(order @ (Order::AskMissing(_) | Order::LastStep(_))) => {
+                    Some(order @ (Order::AskMissing(_) | Order::LastStep(_) | Order::Cut(_))) => {
                         if let Some(answer) = self.answer(&order)
                             && reports.send(answer).await.is_err()
                         {
                             return NodeEnd::LeadLost;
                         }
                     }
-                    Some(order) => match self.carry_out(order) {
+                    Some(order) => match self.carry_out(order).await {
                         Ok(None) => {}
                         Ok(Some((shard, version))) => {
-                            let mut followed = shard.standing();
-                            followed.mark_changed();
-                            standing = Some(followed);
-                            partials = Some(shard.partials());
-                            news = Some(shard.news());
+                            followed = Followed::of(&shard);
                             if reports.send(Report::Placed(version)).await.is_err() {
                                 return NodeEnd::LeadLost;
                             }
@@ -92,19 +114,32 @@ impl Node {
                         }
                     },
                 },
-                Some(Some(partial)) = changed(&mut partials) => {
+                Some(Some(partial)) = changed(&mut followed.partials) => {
                     if reports.send(Report::Partial(partial)).await.is_err() {
                         return NodeEnd::LeadLost;
                     }
                 }
-                Some(()) = changed(&mut news) => {
+                Some(()) = changed(&mut followed.news) => {
                     if let Some(report) = self.place.get().and_then(|shard| shard.take_news())
                         && reports.send(report).await.is_err()
                     {
                         return NodeEnd::LeadLost;
                     }
                 }
-                Some(now) = changed(&mut standing) => {
+                Some(()) = changed(&mut followed.cuts) => {
+                    if let Some(step) = self.begin_to_save(&mut saving)
+                        && reports.send(Report::CutTaken(step)).await.is_err()
+                    {
+                        return NodeEnd::LeadLost;
+                    }
+                }
+                Some(saved) = saving.join_next() => {
+                    // It is aborted by nobody but the end of this task.
+                    if let Ok(report) = saved && reports.send(report).await.is_err() {
+                        return NodeEnd::LeadLost;
+                    }
+                }
+                Some(now) = changed(&mut followed.standing) => {
                     if report(&now, &mut reported, &reports).await.is_err() {
                         return NodeEnd::LeadLost;
                     }
@@ -119,18 +154,70 @@ impl Node {
         match order {
             Order::AskMissing(step) => Some(Report::Missing(*step, shard.missing(*step))),
             Order::LastStep(step) => Some(Report::LastStep(shard.end_with(*step))),
+            Order::Cut(step) => match shard.cut(*step) {
+                CutAnswer::Taken => None, // said once it is
+                CutAnswer::Passed(newest) => Some(Report::CutPassed { step: *step, newest }),
+            },
             _ => None,
         }
     }
 
-    fn carry_out(&self, order: Order) -> Result<Option<(Arc<Shard>, u64)>, Refusal> {
+    /// Begins to write a cut that is whole. Gives its step.
+    fn begin_to_save(&self, saving: &mut JoinSet<Report>) -> Option<Step> {
+        let (shard, checkpoints) = (self.place.get()?, self.checkpoints.clone()?);
+        let cut = shard.take_cut()?;
+        let step = cut.step;
+        fault_point::reach(FaultPoint::CutTaken);
+        let Identity { job, generation, index, .. } = self.identity.clone();
+        saving.spawn(async move {
+            let name = CheckpointName { step, generation };
+            match saving::save(&checkpoints, name, index, &job, &shard, cut).await {
+                Ok(file) => {
+                    fault_point::reach(FaultPoint::PartWritten);
+                    Report::Saved(step, file)
+                }
+                Err(error) => {
+                    warn!(%error, %step, "this server's part of a checkpoint cannot be written");
+                    Report::SaveFailed(step, error.to_string())
+                }
+            }
+        });
+        Some(step)
+    }
+
+    /// Holds the blocks of a placement; as a checkpoint has them, if the job goes on from one.
+    async fn hold(
+        &self,
+        manifest: Manifest,
+        placement: Placement,
+        plan: Option<CheckpointPlan>,
+    ) -> Result<(Arc<Shard>, u64), Refusal> {
+        let version = placement.version();
+        let shard = Shard::new(self.identity.clone(), &self.spec, manifest, placement, self.compute.clone())?;
+        if let (Some(checkpoints), Some(plan)) = (&self.checkpoints, plan) {
+            saving::check_shared(checkpoints, &plan).await?;
+            if let Some(name) = plan.restore {
+                saving::restore(checkpoints, name, &shard).await?;
+                info!(step = name.step.0, "blocks are restored");
+                fault_point::reach(FaultPoint::Restored);
+            }
+        }
+        // Seen by others only now: half a restored shard would answer.
+        self.place.set(shard.clone());
+        info!(version, "blocks are in place");
+        Ok((shard, version))
+    }
+
+    async fn carry_out(&self, order: Order) -> Result<Option<(Arc<Shard>, u64)>, Refusal> {
         match order {
-            Order::Place { manifest, placement } => {
-                let version = placement.version();
-                let shard = Shard::new(self.identity.clone(), &self.spec, manifest, placement, self.compute.clone())?;
-                self.place.set(shard.clone());
-                info!(version, "blocks are in place");
-                Ok(Some((shard, version)))
+            Order::Place { manifest, placement, checkpoint } => {
+                self.hold(manifest, placement, checkpoint).await.map(Some)
+            }
+            Order::Durable(step) => {
+                if let Some(shard) = self.place.get() {
+                    shard.note_durable(step);
+                }
+                Ok(None)
             }
             Order::Initialize(contribution) => {
                 let shard =
@@ -163,7 +250,7 @@ impl Node {
                 Ok(None)
             }
             // The callers act on these.
-            Order::Admit { .. } | Order::Finish(_) | Order::AskMissing(_) | Order::LastStep(_) => Ok(None),
+            Order::Admit { .. } | Order::Finish(_) | Order::AskMissing(_) | Order::LastStep(_) | Order::Cut(_) => Ok(None),
         }
     }
 }

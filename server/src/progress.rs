@@ -51,6 +51,11 @@ impl Progress {
         self.last
     }
 
+    /// Everything is back at `step`.
+    pub fn restore(&mut self, step: Step) {
+        (self.complete, self.done) = (Some(step), 0);
+    }
+
     /// Whether any step ever changes a block here.
     #[must_use]
     pub fn has_changing_blocks(&self) -> bool {

@@ -24,6 +24,12 @@ impl Blocks {
         self.blocks.insert(block.id(), Arc::new(block));
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// The block of an id.
     #[must_use]
     pub fn get(&self, id: BlockId) -> Option<Arc<Block>> {

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use halflife_checkpoint::Checkpoints;
 use halflife_proto::hello::{Fingerprint, Hello};
-use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step};
+use halflife_proto::ids::{Generation, Incarnation, ServerIndex, Step};
 use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1::control_server::ControlServer;
@@ -18,7 +20,7 @@ use rand::RngExt as _;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::service::Routes;
 use tracing::info;
 
@@ -26,9 +28,10 @@ use crate::config::{ConfigError, JobSpec};
 use crate::connections::{self, Listeners, UnixSocket};
 use crate::data_service::DataService;
 use crate::follower::{self, FollowError};
-use crate::lead::control_service::ControlService;
+use crate::lead::control_service::{ControlService, LeadPlace, leads_elsewhere};
 use crate::lead::{InitialWeights, InitialWeightsError, Lead};
 use crate::node::{CHANNEL_CAPACITY, Node, NodeEnd};
+use crate::recovery::{self, BeginError, Beginning};
 use crate::shard::{Identity, ShardCompute, ShardPlace};
 use crate::step_edge::StepEdge;
 
@@ -39,7 +42,12 @@ const GOODBYE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Part {
     /// Server 0: owns the job.
-    Lead(Box<JobSpec>),
+    Lead {
+        /// The job.
+        spec: Box<JobSpec>,
+        /// Where the newest checkpoint is damaged, go on from the newest one that is whole.
+        latest_valid: bool,
+    },
     /// Takes the job from a lead.
     Follower {
         /// The lead's URL.
@@ -104,6 +112,9 @@ pub enum ServerError {
     /// The lead cannot be followed.
     #[error(transparent)]
     Follow(#[from] FollowError),
+    /// The job cannot begin, or go on.
+    #[error(transparent)]
+    Begin(#[from] Box<BeginError>),
     /// The lead's job is not the expected one.
     #[error("the lead at {url} runs another job than --config says: {differences}")]
     OtherJob {
@@ -166,12 +177,41 @@ impl fmt::Display for ServerEnd {
 #[derive(Debug)]
 pub struct RunningServer {
     url: String,
-    place: Arc<ShardPlace>,
-    lead: Option<Arc<Lead>>,
-    steps: Option<Step>,
+    ground: Ground,
+    life: Life,
     stop: watch::Sender<bool>,
-    node: JoinHandle<NodeEnd>,
     serving: JoinHandle<()>,
+}
+
+/// What outlives the generations that a server takes part in.
+#[derive(Debug)]
+struct Ground {
+    part: Part,
+    own: ServerAddress,
+    bound: SocketAddr,
+    memory_max: Option<NonZeroU64>,
+    patience: Duration,
+    compute: Arc<ShardCompute>,
+    place: Arc<ShardPlace>,
+    leading: Arc<LeadPlace>,
+}
+
+/// A server's part in one generation of its job. Its tasks end with it.
+#[derive(Debug)]
+struct Life {
+    node: JoinHandle<NodeEnd>,
+    lead: Option<Arc<Lead>>,
+    steps: Step,
+    /// Whether the job goes on after this generation.
+    has_checkpoints: bool,
+    tasks: JoinSet<()>,
+}
+
+/// How a life ends by itself.
+enum LifeEnd {
+    Node(NodeEnd),
+    /// The lead has found that the job has to go back.
+    GoesBack,
 }
 
 /// Starts a server: it listens, and takes its part in the job as soon as there is one.
@@ -191,23 +231,20 @@ pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError>
     let (unix, unix_path) = listen_at_unix_socket(unix_socket)?;
     let own_url = advertise.unwrap_or_else(|| format!("http://{bound}"));
     let own = ServerAddress { url: own_url.clone(), unix_socket: unix_path };
-    let ((orders, reports), node, control, lead) = match part {
-        Part::Lead(spec) => {
-            let (links, node, lead) = lead_part(*spec, own, memory_max, bound, &compute)?;
-            (links, node, ControlService::new(lead.clone()), Some(lead))
-        }
-        Part::Follower { lead, expected } => {
-            let (links, node) = follower_part(&lead, expected, own, memory_max, patience, &compute).await?;
-            (links, node, ControlService::elsewhere(&lead), None)
-        }
+    let control = match &part {
+        Part::Lead { .. } => Err(Refusal::new(RefusalCause::NotReady, "the job is about to begin")),
+        Part::Follower { lead, .. } => Err(leads_elsewhere(lead)),
     };
-    let (place, steps) = (node.place.clone(), Some(Step(node.spec.job.steps)));
+    let leading = Arc::new(LeadPlace::new(control));
+    let place = Arc::default();
+    let ground = Ground { part, own, bound, memory_max, patience, compute, place, leading };
+    let life = ground.live(None).await?;
     let (stop, stopping) = watch::channel(false);
     let listeners = Listeners { tcp: listener, unix };
-    let serving = tokio::spawn(connections::serve(listeners, routes(place.clone(), control).await, stopping));
+    let routes = routes(ground.place.clone(), ControlService::new(ground.leading.clone())).await;
+    let serving = tokio::spawn(connections::serve(listeners, routes, stopping));
     info!(url = own_url, at = %bound, "listening");
-    let node = tokio::spawn(node.run(orders, reports));
-    Ok(RunningServer { url: own_url, place, lead, steps, stop, node, serving })
+    Ok(RunningServer { url: own_url, ground, life, stop, serving })
 }
 
 /// Listens at the socket, if there is to be one; also its path as others are told it.
@@ -221,85 +258,99 @@ fn listen_at_unix_socket(path: Option<PathBuf>) -> Result<(Option<UnixSocket>, S
     bound.map_err(|source| ServerError::UnixSocket { path, source })
 }
 
+impl Ground {
+    /// Takes part in the job's next generation. `lost_at`: the step that was complete at the end of the one before.
+    async fn live(&self, lost_at: Option<Step>) -> Result<Life, ServerError> {
+        match &self.part {
+            Part::Lead { spec, latest_valid } => self.lead(spec, *latest_valid, lost_at).await,
+            Part::Follower { lead, expected } => self.follow(lead, expected.as_deref()).await,
+        }
+    }
+
+    async fn lead(&self, spec: &JobSpec, latest_valid: bool, lost_at: Option<Step>) -> Result<Life, ServerError> {
+        let incarnation = Incarnation(rand::rng().random());
+        let begin = recovery::Begin { incarnation, latest_valid, lost_at };
+        let Beginning { job, generation, keeper } = recovery::begin(spec, begin).await.map_err(Box::new)?;
+        let is_new = keeper.as_ref().is_none_or(|keeper| keeper.restored().is_none());
+        let initial_weights = spec.job.init_from.as_deref().filter(|_| is_new);
+        let initial_weights = initial_weights.map(InitialWeights::load).transpose()?;
+        let identity = Identity {
+            job,
+            generation,
+            incarnation,
+            fingerprint: Fingerprint::of_this_process(0, "cpu"),
+            index: ServerIndex(0),
+        };
+        let lead = Lead::new(identity.clone(), spec.clone(), initial_weights, keeper);
+        let mut own = self.own.clone();
+        // Listening on every address, the lead does not know which one it is reached by; workers do.
+        if self.bound.ip().is_unspecified() && own.url == format!("http://{}", self.bound) {
+            own.url.clear();
+        }
+        let (_, orders) =
+            lead.admit_server(incarnation, own, self.memory_max).expect("a new job takes its first server");
+        let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(lead.clone().follow_server(ServerIndex(0), receiver));
+        tasks.spawn(lead.clone().watch_leases());
+        self.leading.set(Ok(lead.clone()));
+        self.take_part(identity, spec.clone(), Some(lead), tasks, (orders, reports))
+    }
+
+    async fn follow(&self, lead_url: &str, expected: Option<&JobSpec>) -> Result<Life, ServerError> {
+        let incarnation = Incarnation(rand::rng().random());
+        let fingerprint = Fingerprint::of_this_process(0, "cpu");
+        let hello = Hello {
+            protocol_version: PROTOCOL_VERSION,
+            job: None,
+            generation: Generation(0),
+            incarnation,
+            fingerprint: fingerprint.clone(),
+        };
+        let admitted = follower::follow(lead_url, hello, self.own.clone(), self.memory_max, self.patience).await?;
+        let spec = JobSpec::parse("the lead's job", &admitted.job_toml, &[]).map_err(ServerError::LeadsJob)?;
+        if let Some(expected) = expected {
+            check_same_job(lead_url, &expected.for_followers(), &spec)?;
+        }
+        let malformed = || {
+            let refusal = Refusal::mismatch(RefusalCause::Malformed, "admission", "a job id", "none");
+            FollowError::Refused { url: lead_url.to_owned(), refusal }
+        };
+        let identity = Identity {
+            job: admitted.lead.job.ok_or_else(malformed)?,
+            generation: admitted.lead.generation,
+            incarnation,
+            fingerprint,
+            index: admitted.index,
+        };
+        self.take_part(identity, spec, None, JoinSet::new(), (admitted.orders, admitted.reports))
+    }
+
+    fn take_part(
+        &self,
+        identity: Identity,
+        spec: JobSpec,
+        lead: Option<Arc<Lead>>,
+        tasks: JoinSet<()>,
+        (orders, reports): Links,
+    ) -> Result<Life, ServerError> {
+        let location = spec.checkpoint.as_ref().map(|section| section.location.clone());
+        let checkpoints = location.map(|location| Checkpoints::open(&location, Path::new("."))).transpose();
+        let checkpoints = checkpoints.map_err(|error| Box::new(BeginError::from(error)))?;
+        let (steps, has_checkpoints) = (Step(spec.job.steps), checkpoints.is_some());
+        let (place, compute) = (self.place.clone(), self.compute.clone());
+        let node = Node { identity, spec, place, compute, checkpoints };
+        Ok(Life { node: tokio::spawn(node.run(orders, reports)), lead, steps, has_checkpoints, tasks })
+    }
+}
+
 type Links = (mpsc::Receiver<halflife_proto::membership::Order>, mpsc::Sender<halflife_proto::membership::Report>);
-
-fn lead_part(
-    spec: JobSpec,
-    mut own: ServerAddress,
-    memory_max: Option<NonZeroU64>,
-    bound: SocketAddr,
-    compute: &Arc<ShardCompute>,
-) -> Result<(Links, Node, Arc<Lead>), ServerError> {
-    let initial_weights = spec.job.init_from.as_deref().map(InitialWeights::load).transpose()?;
-    let incarnation = Incarnation(rand::rng().random());
-    let identity = Identity {
-        job: JobId(format!("{}-{:08x}", spec.job.name, incarnation.0 as u32)),
-        generation: Generation(1),
-        incarnation,
-        fingerprint: Fingerprint::of_this_process(0, "cpu"),
-        index: ServerIndex(0),
-    };
-    let lead = Lead::new(identity.clone(), spec.clone(), initial_weights);
-    // Listening on every address, the lead does not know which one it is reached by; workers do.
-    if bound.ip().is_unspecified() && own.url == format!("http://{bound}") {
-        own.url.clear();
-    }
-    let (_, orders) = lead.admit_server(incarnation, own, memory_max).expect("a new job takes its first server");
-    let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
-    tokio::spawn(lead.clone().follow_server(ServerIndex(0), receiver));
-    tokio::spawn(lead.clone().watch_leases());
-    let node = Node { identity, spec, place: Arc::default(), compute: compute.clone() };
-    Ok(((orders, reports), node, lead))
-}
-
-async fn follower_part(
-    lead_url: &str,
-    expected: Option<Box<JobSpec>>,
-    own: ServerAddress,
-    memory_max: Option<NonZeroU64>,
-    patience: Duration,
-    compute: &Arc<ShardCompute>,
-) -> Result<(Links, Node), ServerError> {
-    let incarnation = Incarnation(rand::rng().random());
-    let fingerprint = Fingerprint::of_this_process(0, "cpu");
-    let hello = Hello {
-        protocol_version: PROTOCOL_VERSION,
-        job: None,
-        generation: Generation(0),
-        incarnation,
-        fingerprint: fingerprint.clone(),
-    };
-    let admitted = follower::follow(lead_url, hello, own, memory_max, patience).await?;
-    let spec = JobSpec::parse("the lead's job", &admitted.job_toml, &[]).map_err(ServerError::LeadsJob)?;
-    if let Some(expected) = expected {
-        check_same_job(lead_url, &expected.for_followers(), &spec)?;
-    }
-    let malformed = || {
-        let refusal = Refusal::mismatch(RefusalCause::Malformed, "admission", "a job id", "none");
-        FollowError::Refused { url: lead_url.to_owned(), refusal }
-    };
-    let identity = Identity {
-        job: admitted.lead.job.ok_or_else(malformed)?,
-        generation: admitted.lead.generation,
-        incarnation,
-        fingerprint,
-        index: admitted.index,
-    };
-    let node = Node { identity, spec, place: Arc::default(), compute: compute.clone() };
-    Ok(((admitted.orders, admitted.reports), node))
-}
 
 fn check_same_job(url: &str, expected: &JobSpec, found: &JobSpec) -> Result<(), ServerError> {
     if expected == found {
         return Ok(());
     }
-    let (expected, found) = (expected.to_toml(), found.to_toml());
-    let only = |these: &str, those: &str| {
-        let those: Vec<&str> = those.lines().collect();
-        these.lines().filter(|line| !those.contains(line)).collect::<Vec<_>>().join(", ")
-    };
-    let differences = format!("expected {{{}}}, found {{{}}}", only(&expected, &found), only(&found, &expected));
-    Err(ServerError::OtherJob { url: url.to_owned(), differences })
+    Err(ServerError::OtherJob { url: url.to_owned(), differences: expected.differences(found) })
 }
 
 /// Everything a server answers.
@@ -328,25 +379,42 @@ impl RunningServer {
         &self.url
     }
 
-    /// The lead, on the server that leads.
+    /// The lead of the present generation, on the server that leads.
     #[must_use]
     pub fn lead(&self) -> Option<&Arc<Lead>> {
-        self.lead.as_ref()
+        self.life.lead.as_ref()
     }
 
     /// Runs until the job is over, the lead is gone, or `asked_to_stop` resolves; then ends every
-    /// connection within a second.
+    /// connection within a second. A job that keeps checkpoints goes on after the loss of a server, and a
+    /// server of it after the loss of the lead, for as long as its patience lasts.
     ///
     /// # Errors
-    /// [`ServerError::LeadLost`] or [`ServerError::JobStopped`].
+    /// [`ServerError::LeadLost`] or [`ServerError::JobStopped`]; as [`start`] where the job cannot go on.
     pub async fn run(mut self, asked_to_stop: impl Future<Output = ()>) -> Result<ServerEnd, ServerError> {
-        let end = tokio::select! {
-            end = &mut self.node => Some(end.unwrap_or(NodeEnd::LeadLost)),
-            // Only a panic ends it before it is told to: then nobody is served any more.
-            _ = &mut self.serving => None,
-            () = asked_to_stop => None,
+        let mut asked_to_stop = pin!(asked_to_stop);
+        let end = loop {
+            let end = tokio::select! {
+                end = self.life.end() => end,
+                // Only a panic ends it before it is told to: then nobody is served any more.
+                _ = &mut self.serving => break None,
+                () = &mut asked_to_stop => break None,
+            };
+            match end {
+                LifeEnd::GoesBack => {}
+                LifeEnd::Node(NodeEnd::LeadLost) if self.life.has_checkpoints => {}
+                LifeEnd::Node(end) => break Some(end),
+            }
+            let lost_at = self.end_generation();
+            self.life = tokio::select! {
+                life = self.ground.live(lost_at) => life?,
+                () = &mut asked_to_stop => {
+                    self.hang_up().await;
+                    return Ok(ServerEnd::Stopped { step: lost_at, steps: Some(self.life.steps) });
+                }
+            };
         };
-        let shard = self.place.get();
+        let shard = self.ground.place.get();
         let step = shard.as_ref().and_then(|shard| shard.complete());
         let halted = shard.as_ref().and_then(|shard| shard.standing().borrow().halted.clone());
         if let Some(shard) = shard {
@@ -354,15 +422,33 @@ impl RunningServer {
             let status = (!finished).then(|| tonic::Status::unavailable("the server is stopping"));
             shard.close_sessions(status);
         }
-        self.node.abort();
+        self.life.node.abort();
+        self.hang_up().await;
+        match (end, halted) {
+            (None, Some(refusal)) => Err(ServerError::JobStopped { step, refusal }),
+            (end, _) => RunningServer::ended(end, step, Some(self.life.steps)),
+        }
+    }
+
+    /// Nothing of this generation is served any more. Gives the newest step that was complete here.
+    fn end_generation(&mut self) -> Option<Step> {
+        self.life.node.abort();
+        self.life.tasks.abort_all();
+        let goes_back = "the job goes back to its last checkpoint";
+        if let Some(lead) = &self.life.lead {
+            self.ground.leading.set(Err(Refusal::new(RefusalCause::NotReady, goes_back)));
+            lead.dissolve();
+        }
+        let shard = self.ground.place.clear()?;
+        shard.close_sessions(Some(tonic::Status::unavailable(goes_back)));
+        shard.complete()
+    }
+
+    async fn hang_up(&mut self) {
         self.stop.send_replace(true);
         // Whoever does not hang up in time is cut off when the process ends.
         let _ = tokio::time::timeout(GOODBYE, &mut self.serving).await;
         self.serving.abort();
-        match (end, halted) {
-            (None, Some(refusal)) => Err(ServerError::JobStopped { step, refusal }),
-            (end, _) => RunningServer::ended(end, step, self.steps),
-        }
     }
 
     fn ended(end: Option<NodeEnd>, step: Option<Step>, steps: Option<Step>) -> Result<ServerEnd, ServerError> {
@@ -370,6 +456,21 @@ impl RunningServer {
             Some(NodeEnd::Finished(step)) => Ok(ServerEnd::Finished { step }),
             Some(NodeEnd::LeadLost) => Err(ServerError::LeadLost { step }),
             None => Ok(ServerEnd::Stopped { step, steps }),
+        }
+    }
+}
+
+impl Life {
+    async fn end(&mut self) -> LifeEnd {
+        let over = async {
+            match &self.lead {
+                Some(lead) => drop(lead.is_over().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            end = &mut self.node => LifeEnd::Node(end.unwrap_or(NodeEnd::LeadLost)),
+            () = over => LifeEnd::GoesBack,
         }
     }
 }

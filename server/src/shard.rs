@@ -6,18 +6,21 @@
 //! Owns: the registry of blocks and sessions, the progress counter. Locks are held for a few
 //! assignments, never while computing or sending.
 
+mod cut;
 #[cfg(feature = "simulation")]
 mod inspection;
 mod norms;
 mod reading;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use halflife_optim::{Optimizer, Reduction};
 use halflife_proto::PROTOCOL_VERSION;
 use halflife_proto::blocks::{BlockId, all_blocks};
 use halflife_proto::contribution::{Acknowledgement, Contribution, Outcome, Push};
+use halflife_proto::fault_point::{self, FaultPoint};
 use halflife_proto::hello::{Fingerprint, Hello};
 use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step, Ticket};
 use halflife_proto::manifest::{Manifest, Role, Tensor};
@@ -36,6 +39,8 @@ use crate::push_tally::PushTally;
 use crate::reduction::Collecting;
 use crate::registry::{Blocks, Sessions};
 use crate::slot_tally::SlotTally;
+use cut::Cutting;
+pub use cut::{CutAnswer, TakenCut};
 #[cfg(feature = "simulation")]
 pub use inspection::BlockInspection;
 
@@ -131,6 +136,12 @@ pub struct Shard {
     tally: Tally,
     /// Changes whenever the tally has something to tell the lead.
     news: watch::Sender<()>,
+    /// The checkpoint that blocks set their state aside for.
+    cutting: Mutex<Cutting>,
+    /// Changes whenever a cut is taken.
+    cuts: watch::Sender<()>,
+    /// Steps up to this one survive every crash.
+    durable: AtomicU64,
 }
 
 /// What is counted for the lead besides whole steps.
@@ -210,6 +221,9 @@ impl Shard {
             partials: watch::Sender::new(None),
             tally,
             news: watch::Sender::new(()),
+            cutting: Mutex::default(),
+            cuts: watch::Sender::new(()),
+            durable: AtomicU64::new(0),
         }))
     }
 
@@ -266,6 +280,7 @@ impl Shard {
         let outcome = match block.contribute(contribution)? {
             Contributed::Noted(outcome) => self.noted(outcome, step, slots, push)?,
             Contributed::Initialized => {
+                self.collect_cut(&block);
                 if let Some(version) = block.current() {
                     self.publish(&block, &version);
                 }
@@ -281,7 +296,8 @@ impl Shard {
             }
         };
         let (generation, ticket) = (self.identity.generation, push.map(|push| push.ticket));
-        Ok(Acknowledgement { block: block.id(), generation, step, slots, outcome, durable_step: Step::ZERO, ticket })
+        let durable_step = Step(self.durable.load(Ordering::Relaxed));
+        Ok(Acknowledgement { block: block.id(), generation, step, slots, outcome, durable_step, ticket })
     }
 
     /// What is to be done with a contribution that the block has noted.
@@ -441,6 +457,9 @@ impl Shard {
     /// Makes an update seen. In the asynchronous modes the next may wait for it already.
     fn finish(self: &Arc<Self>, block: &Block, applied: Applied) -> Option<Update> {
         let version = block.install(applied);
+        fault_point::reach(FaultPoint::BlockApplied);
+        // Before anybody learns of the version, and so could contribute to the next.
+        self.collect_cut(block);
         let Tally::Pushes(tally) = &self.tally else {
             self.publish(block, &version);
             return None;
@@ -557,6 +576,11 @@ fn standing_step(progress: &Progress, steps: Step) -> Option<Step> {
 pub struct ShardPlace(RwLock<Option<Arc<Shard>>>);
 
 impl ShardPlace {
+    /// Takes the shard away: the job's state goes back to a checkpoint.
+    pub fn clear(&self) -> Option<Arc<Shard>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Puts a shard in place.
     pub fn set(&self, shard: Arc<Shard>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(shard);

@@ -36,7 +36,7 @@ impl Cluster {
     pub async fn start(spec: JobSpec) -> Cluster {
         let count = spec.job.servers;
         let mut cluster = Cluster { lead_url: String::new(), servers: Vec::new() };
-        cluster.lead_url = cluster.add(Part::Lead(Box::new(spec))).await;
+        cluster.lead_url = cluster.add(Part::Lead { spec: Box::new(spec), latest_valid: false }).await;
         for _ in 1..count {
             let lead = cluster.lead_url.clone();
             cluster.add(Part::Follower { lead, expected: None }).await;

@@ -184,6 +184,7 @@ fn the_small_blocks_really_are_many_and_on_every_server() {
         spec_revision: 0,
         optimizer_toml: String::new(),
         wire: spec.wire,
+        keeps_checkpoints: false,
     };
     let computation = Computation::prepare(&workload, &job).expect("a model");
     let urls = (0..3).map(|index| format!("http://{index}").into()).collect();

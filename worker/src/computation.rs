@@ -142,6 +142,7 @@ mod tests {
             spec_revision: 0,
             optimizer_toml: String::new(),
             wire: Wire::default(),
+            keeps_checkpoints: false,
         };
         Computation::prepare(&Workload::from_toml(text).unwrap(), &job).unwrap()
     }

@@ -79,7 +79,7 @@ async fn start_servers(spec: JobSpec) -> Result<Vec<RunningServer>, LocalError> 
     let mut leads = Some(Box::new(spec));
     for index in 0..count {
         let part = match (leads.take(), servers.first()) {
-            (Some(spec), _) => Part::Lead(spec),
+            (Some(spec), _) => Part::Lead { spec, latest_valid: false },
             (None, lead) => {
                 let lead = lead.map_or(String::new(), |lead| lead.url().to_owned());
                 Part::Follower { lead, expected: None }

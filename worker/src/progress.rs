@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
-use crate::report::Scores;
+use crate::report::{Rollback, Scores};
 
 /// Time between two lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -87,6 +87,23 @@ impl Progress {
         }
     }
 
+    /// The job went back to a checkpoint.
+    pub fn rolled_back(&mut self, rollback: &Rollback) {
+        let Rollback { generation, from_step, to_step, undone_steps } = rollback;
+        let line = format!(
+            "the job has gone back from step {from_step} to its checkpoint of step {to_step} (generation {generation}); \
+             {undone_steps} of this worker's contributions are undone"
+        );
+        match &mut self.view {
+            View::Bar(bar) => bar.println(line),
+            View::Lines(lines) => {
+                lines.first = None;
+                write_line(&line);
+            }
+            View::Nothing => {}
+        }
+    }
+
     /// Takes the bar away, so that what is printed next stands alone.
     pub fn finish(&mut self) {
         if let View::Bar(bar) = &self.view {
@@ -130,7 +147,7 @@ impl Lines {
             return None;
         }
         self.written = Some(now);
-        let per_second = (seen.step - first_step) as f64 / (now - begin).as_secs_f64();
+        let per_second = seen.step.saturating_sub(first_step) as f64 / (now - begin).as_secs_f64();
         let pace = if per_second.is_normal() {
             format!("  {per_second:.0} steps/s  ETA {:.0} s", seen.steps.saturating_sub(seen.step) as f64 / per_second)
         } else {

@@ -96,11 +96,29 @@ pub struct Report {
     /// In the asynchronous modes: what became of the tickets, of all workers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tickets: Option<TicketReport>,
+    /// Times the job went back to a checkpoint while this worker took part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rollbacks: Vec<Rollback>,
+    /// Of this worker's acknowledged contributions, those that were undone thereby (the newest 65,536 are looked at).
+    pub undone_steps: u64,
     /// Whether any number of workers and servers would have made the same digest: false where what a
     /// worker sends depends on what it sent before, and where it matters who was fast.
     pub bit_reproducible: bool,
     /// What can make this worker's bits differ from another's.
     pub fingerprint: String,
+}
+
+/// The job went back to a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Rollback {
+    /// The generation that began.
+    pub generation: u64,
+    /// Newest step this worker had seen.
+    pub from_step: u64,
+    /// The checkpoint's.
+    pub to_step: u64,
+    /// Steps, or pushes, in between that this worker had contributed to and that had been acknowledged.
+    pub undone_steps: u64,
 }
 
 /// What became of a job's tickets.
@@ -207,6 +225,8 @@ pub(crate) mod tests {
             wire: Wire { gradients: Dtype::I8Scaled, weights: Dtype::Bf16 },
             consistency: Consistency::default(),
             tickets: None,
+            rollbacks: Vec::new(),
+            undone_steps: 0,
             bit_reproducible: false,
             fingerprint: "here".to_owned(),
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use halflife_proto::ids::Step;
-use halflife_worker::report::{Report, Staleness, TicketReport};
+use halflife_worker::report::{Report, Rollback, Staleness, TicketReport};
 
 /// What was trained, how well, how fast, and which bits came out.
 pub(crate) struct Summary<'a>(pub(crate) &'a Report);
@@ -27,6 +27,9 @@ impl fmt::Display for Summary<'_> {
         }
         part(f, "train", last.train_accuracy, last.train_loss, self.0.train_samples)?;
         write!(f, "  weights digest {weights_digest}")?;
+        for Rollback { generation, from_step, to_step, undone_steps } in &self.0.rollbacks {
+            write!(f, "\n  gone back from step {from_step} to {to_step} (generation {generation}), {undone_steps} own contributions undone")?;
+        }
         if let Some(TicketReport { done, voided, torn, clock_staleness, update_staleness }) = &self.0.tickets {
             write!(f, "\n  {done} pushes applied, {voided} void ({torn} torn)")?;
             staleness(f, "clock staleness", clock_staleness)?;

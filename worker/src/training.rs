@@ -5,12 +5,13 @@
 //! computed what. Does not: decide what to compute (the lead and
 //! the client do), print, or write files.
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halflife_client::{ClientError, ClientOptions, Lead, Member, WeightsVersion, Work};
-use halflife_proto::ids::{JobId, Step};
+use halflife_proto::ids::{Generation, JobId, Step};
 use halflife_proto::job::JobDescription;
 use halflife_proto::manifest::Manifest;
 use halflife_proto::slots::SlotRange;
@@ -20,10 +21,13 @@ use thiserror::Error;
 use crate::computation::{Computation, ComputationError};
 use crate::digest::weights_digest;
 use crate::progress::{Progress, StepSeen};
-use crate::report::{Report, Scores, TicketReport};
+use crate::report::{Report, Rollback, Scores, TicketReport};
 
 /// Number of the worker that joined first: it shows evaluations where none is asked for a report.
 const FIRST_WORKER: u32 = 0;
+
+/// Contributions that are remembered, to count those that a restore undoes.
+const CONTRIBUTED_MAX: usize = 1 << 16;
 
 /// Why a worker ended without finishing.
 #[derive(Debug, Error)]
@@ -134,6 +138,7 @@ pub struct Trainer {
     /// Away while a blocking thread computes with it.
     computation: Option<Computation>,
     seen: Seen,
+    rollbacks: Vec<Rollback>,
 }
 
 /// What has been seen of the run so far.
@@ -145,6 +150,8 @@ struct Seen {
     /// Mean loss of the newest step computed here.
     loss: Option<(Step, f32)>,
     evaluations: Vec<Scores>,
+    /// Steps, or tickets, that this worker has sent gradients of, the newest [`CONTRIBUTED_MAX`].
+    contributed: VecDeque<Step>,
 }
 
 impl Trainer {
@@ -187,6 +194,7 @@ impl Trainer {
             delay,
             computation,
             seen: Seen::default(),
+            rollbacks: Vec::new(),
         })
     }
 
@@ -214,24 +222,70 @@ impl Trainer {
         Ok(End::Finished(Box::new(Finished { report: finished, manifest: self.manifest, weights })))
     }
 
-    /// Works; a worker that was only slow, and so was taken for dead, joins again as a new one.
+    /// Works; a worker that was only slow, and so was taken for dead, or whose job has gone back to a checkpoint, joins
+    /// again as a new one.
     async fn work_and_rejoin(&mut self, progress: &mut Progress) -> Result<Outcome, TrainError> {
         loop {
             match self.work_until_done(progress).await {
-                Err(TrainError::Client(ClientError::Fenced(refusal))) => {
-                    tracing::warn!(%refusal, "taken for dead; joining again");
-                    let lead = Lead::connect(&self.url, self.client.clone()).await?;
-                    if lead.job().id != self.job.id {
-                        return Err(ClientError::Fenced(refusal).into()); // it is another job's lead by now
-                    }
-                    self.member = lead.join(self.manifest.clone()).await?;
-                    if let Some(computation) = &mut self.computation {
-                        computation.use_buffers(self.member.buffers().clone());
-                    }
+                Err(TrainError::Client(
+                    failure @ (ClientError::Fenced(_) | ClientError::RolledBack(_) | ClientError::GaveUp { .. }),
+                )) if self.may_rejoin(&failure) => {
+                    tracing::warn!(%failure, "joining again");
+                    self.rejoin(failure, progress).await?;
                 }
                 outcome => return outcome,
             }
         }
+    }
+
+    /// A server that is given up on may come back in a job that keeps checkpoints, and at another address.
+    fn may_rejoin(&self, failure: &ClientError) -> bool {
+        !matches!(failure, ClientError::GaveUp { .. }) || self.job.keeps_checkpoints
+    }
+
+    async fn rejoin(&mut self, mut failure: ClientError, progress: &mut Progress) -> Result<(), TrainError> {
+        let deadline = Instant::now() + self.client.give_up_after;
+        loop {
+            let lead = Lead::connect(&self.url, self.client.clone()).await?;
+            if lead.job().id != self.job.id {
+                return Err(failure.into()); // it is another job's lead by now
+            }
+            match lead.join(self.manifest.clone()).await {
+                Ok(member) => {
+                    let before = std::mem::replace(&mut self.member, member);
+                    break self.note_generation(&before, progress).await;
+                }
+                // It has gone back between the two questions.
+                Err(rolled_back @ ClientError::RolledBack(_)) if Instant::now() < deadline => failure = rolled_back,
+                Err(other) => return Err(other.into()),
+            }
+        }
+        if let Some(computation) = &mut self.computation {
+            computation.use_buffers(self.member.buffers().clone());
+        }
+        Ok(())
+    }
+
+    /// Forgets what a restore has undone, and counts it.
+    async fn note_generation(&mut self, before: &Member, progress: &mut Progress) {
+        let earlier = self.job.generation;
+        self.job = self.member.job().clone();
+        if self.job.generation == earlier {
+            return;
+        }
+        // Without an answer the newest step seen stands, and nothing is counted as undone.
+        let status = self.member.status().await.ok().and_then(|status| status.checkpoint);
+        let Some(restored) = status.map(|checkpoint| Step(checkpoint.restored.map_or(0, |id| id.step))) else { return };
+        let rollback = self.seen.roll_back(restored, self.job.generation, before.unacknowledged());
+        tracing::warn!(
+            generation = self.job.generation.0,
+            from_step = rollback.from_step,
+            to_step = rollback.to_step,
+            undone = rollback.undone_steps,
+            "the job has gone back to a checkpoint"
+        );
+        progress.rolled_back(&rollback);
+        self.rollbacks.push(rollback);
     }
 
     async fn work_until_done(&mut self, progress: &mut Progress) -> Result<Outcome, TrainError> {
@@ -279,6 +333,7 @@ impl Trainer {
             self.member.contribute(step, node, result.gradient).await?;
         }
         self.seen.loss = Some((step, (loss / f64::from(slots)) as f32));
+        self.seen.contributed(step);
         Ok(())
     }
 
@@ -343,6 +398,8 @@ impl Trainer {
             wire: self.job.wire,
             consistency: self.job.consistency,
             tickets,
+            undone_steps: self.rollbacks.iter().map(|rollback| rollback.undone_steps).sum(),
+            rollbacks: std::mem::take(&mut self.rollbacks),
             bit_reproducible: self.job.why_not_reproducible().is_none(),
             fingerprint: self.fingerprint.clone(),
         })
@@ -362,6 +419,28 @@ impl Trainer {
 }
 
 impl Seen {
+    fn contributed(&mut self, step: Step) {
+        if self.contributed.len() == CONTRIBUTED_MAX {
+            self.contributed.pop_front();
+        }
+        self.contributed.push_back(step);
+    }
+
+    /// Everything after `restored` has not happened. Of this worker's contributions to it, those count as undone that
+    /// had been acknowledged.
+    fn roll_back(&mut self, restored: Step, generation: Generation, unacknowledged: Option<Step>) -> Rollback {
+        let newest = self.newest.unwrap_or_default();
+        let acknowledged = |step: &&Step| **step > restored && Some(**step) != unacknowledged && **step <= newest;
+        let undone_steps = self.contributed.iter().filter(acknowledged).count() as u64;
+        self.contributed.retain(|step| *step <= restored);
+        self.evaluations.retain(|scores| scores.step <= restored.0);
+        self.newest = self.newest.map(|newest| newest.min(restored));
+        if let Some((first, _)) = &mut self.first {
+            *first = (*first).min(restored);
+        }
+        Rollback { generation: generation.0, from_step: newest.0, to_step: restored.0, undone_steps }
+    }
+
     fn note(&mut self, weights: &WeightsVersion, job: &JobDescription, progress: &mut Progress) {
         self.first.get_or_insert((weights.step, Instant::now()));
         if self.newest.is_none_or(|newest| newest < weights.step) {

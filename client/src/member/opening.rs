@@ -33,6 +33,9 @@ impl Member {
             admission;
         let layout = Arc::new(Layout::new(manifest));
         let mut work = WorkState::new(tree, job.steps, takes_single_slots(job.consistency, job.slots, job.wire));
+        if job.keeps_checkpoints {
+            work.await_finish();
+        }
         if let Some(assignment) = assignment {
             let bad = |refusal| ClientError::bad_message(&lead.url, refusal);
             work.assign(assignment).map_err(bad)?;

@@ -38,6 +38,12 @@ pub(super) struct Pushing {
     marks: u64,
 }
 
+impl Pushing {
+    pub(super) fn unacknowledged(&self) -> Option<Step> {
+        self.pushed.as_ref().map(|(_, shipment)| shipment.step())
+    }
+}
+
 impl Member {
     /// As [`Member::next_work`]: the ticket that is held, or the next.
     pub(super) async fn next_push(&mut self) -> Result<Work, ClientError> {

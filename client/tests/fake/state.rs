@@ -110,6 +110,7 @@ impl State {
             spec_revision: 0,
             optimizer_toml: String::new(),
             wire: self.wire,
+            keeps_checkpoints: false,
         }
     }
 

@@ -38,6 +38,7 @@ impl From<&JobDescription> for v1::JobDescription {
             wire: Some((&job.wire).into()),
             quorum,
             staleness,
+            keeps_checkpoints: job.keeps_checkpoints,
         }
     }
 }
@@ -79,6 +80,7 @@ pub fn read_job(wire: Option<v1::JobDescription>) -> Result<JobDescription, Refu
         spec_revision: wire.spec_revision,
         optimizer_toml: wire.optimizer_toml,
         wire: read_wire(wire.wire)?,
+        keeps_checkpoints: wire.keeps_checkpoints,
     })
 }
 

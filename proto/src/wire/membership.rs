@@ -5,6 +5,7 @@ use crate::blocks::BlockId;
 
 use crate::ids::{ServerIndex, Step, Ticket};
 
+use super::checkpoints::{read_plan, read_saved, saved};
 use crate::membership::{Assignment, Notice, Order, Partial, Report, ServerLoad, Total};
 use crate::placement::ServerAddress;
 use crate::refusal::Refusal;
@@ -76,9 +77,11 @@ impl From<Order> for v1::ServerOrder {
             Order::Admit { lead, index, job_toml } => {
                 Wire::Admission(v1::Admission { lead: Some((&lead).into()), server_index: index.0, job_toml })
             }
-            Order::Place { manifest, placement } => {
-                Wire::Place(v1::Place { manifest: Some((&manifest).into()), placement: Some((&placement).into()) })
-            }
+            Order::Place { manifest, placement, checkpoint } => Wire::Place(v1::Place {
+                manifest: Some((&manifest).into()),
+                placement: Some((&placement).into()),
+                checkpoint: checkpoint.map(Into::into),
+            }),
             Order::Initialize(contribution) => Wire::Initialize(contribution.into()),
             Order::Halt(refusal) => Wire::Halt(refusal.into()),
             Order::Finish(step) => Wire::Finish(v1::Finished { step: step.0 }),
@@ -91,6 +94,8 @@ impl From<Order> for v1::ServerOrder {
             }
             Order::AskMissing(step) => Wire::AskMissing(v1::AskMissing { step: step.0 }),
             Order::LastStep(step) => Wire::LastStep(v1::LastStep { step: step.0 }),
+            Order::Cut(step) => Wire::Cut(v1::Cut { step: step.0 }),
+            Order::Durable(step) => Wire::Durable(v1::Durable { step: step.0 }),
         };
         v1::ServerOrder { order: Some(order) }
     }
@@ -111,7 +116,7 @@ pub fn read_order(wire: v1::ServerOrder) -> Result<Order, Refusal> {
         Wire::Place(place) => {
             let manifest = read_manifest(place.manifest)?;
             let placement = read_placement(place.placement, &manifest)?;
-            Order::Place { manifest, placement }
+            Order::Place { manifest, placement, checkpoint: place.checkpoint.map(read_plan) }
         }
         Wire::Initialize(contribution) => Order::Initialize(read_contribution(contribution)?),
         Wire::Halt(refusal) => Order::Halt(refusal.into()),
@@ -123,6 +128,8 @@ pub fn read_order(wire: v1::ServerOrder) -> Result<Order, Refusal> {
         Wire::VoidTickets(void) => Order::Void(void.tickets.into_iter().map(Ticket).collect()),
         Wire::AskMissing(ask) => Order::AskMissing(Step(ask.step)),
         Wire::LastStep(last) => Order::LastStep(Step(last.step)),
+        Wire::Cut(cut) => Order::Cut(Step(cut.step)),
+        Wire::Durable(durable) => Order::Durable(Step(durable.step)),
     })
 }
 
@@ -157,6 +164,10 @@ impl From<Report> for v1::ServerReport {
             }
             Report::Slots { step, slots } => Wire::SlotsComplete(v1::SlotsComplete { step: step.0, slots }),
             Report::Pushes(pushes) => Wire::Pushes(pushes.into()),
+            Report::CutPassed { step, newest } => Wire::CutPassed(v1::CutPassed { step: step.0, newest: newest.0 }),
+            Report::CutTaken(step) => Wire::CutTaken(v1::CutTaken { step: step.0 }),
+            Report::Saved(step, file) => Wire::Saved(saved(step, file)),
+            Report::SaveFailed(step, reason) => Wire::SaveFailed(v1::SaveFailed { step: step.0, reason }),
         };
         v1::ServerReport { report: Some(report) }
     }
@@ -192,5 +203,9 @@ pub fn read_report(wire: v1::ServerReport) -> Result<Report, Refusal> {
         }
         Wire::SlotsComplete(complete) => Report::Slots { step: Step(complete.step), slots: complete.slots },
         Wire::Pushes(pushes) => Report::Pushes(pushes.into()),
+        Wire::CutPassed(v1::CutPassed { step, newest }) => Report::CutPassed { step: Step(step), newest: Step(newest) },
+        Wire::CutTaken(taken) => Report::CutTaken(Step(taken.step)),
+        Wire::Saved(saved) => Report::Saved(Step(saved.step), read_saved(&saved)?),
+        Wire::SaveFailed(failed) => Report::SaveFailed(Step(failed.step), failed.reason),
     })
 }

@@ -6,7 +6,7 @@ use crate::contribution::{Contribution, Payload, Push};
 use crate::ids::{Generation, JobId, ServerIndex, Step, TensorIndex, Ticket};
 use crate::job::{Combine, Consistency, JobDescription, Mode, Wire};
 use crate::manifest::{Dtype, Manifest, Tensor};
-use crate::membership::{Order, PushesReport, Report, TicketAnswer, VoidedTicket};
+use crate::membership::{CheckpointName, CheckpointPlan, Order, PushesReport, Report, SavedFile, TicketAnswer, VoidedTicket};
 use crate::placement::{Placement, ServerAddress};
 use crate::refusal::RefusalCause;
 use crate::slots::SlotRange;
@@ -108,6 +108,7 @@ fn a_job_survives_the_wire() {
         spec_revision: 6,
         optimizer_toml: "lr = 0.1".to_owned(),
         wire: Wire { gradients: Dtype::Bf16, weights: Dtype::F32 },
+        keeps_checkpoints: true,
     };
     let bounded = Consistency { mode: Mode::Bounded, staleness: Some(0), quorum: None };
     let asynchronous = Consistency { mode: Mode::Async, ..Consistency::default() };
@@ -147,6 +148,36 @@ fn what_is_said_of_tickets_and_quorums_survives_the_wire() {
     }
     let nothing = v1::TicketResponse { answer: Some(v1::ticket_response::Answer::Granted(0)) };
     assert_eq!(read_ticket_answer(nothing).unwrap_err().cause, RefusalCause::Malformed);
+}
+
+#[test]
+fn what_is_said_of_checkpoints_survives_the_wire() {
+    let manifest = Manifest::new(vec![Tensor::trainable("w", &[3])]).unwrap();
+    let owners = vec![vec![vec![ServerIndex(0)]]];
+    let placement = Placement::new(&manifest, 1, 4, vec!["http://s".into()], owners).unwrap();
+    let name = CheckpointName { step: Step(40), generation: Generation(2) };
+    let plans = [None, Some(name)].map(|restore| Some(CheckpointPlan { nonce: "n".to_owned(), restore }));
+    for checkpoint in plans.into_iter().chain([None]) {
+        let order = Order::Place { manifest: manifest.clone(), placement: placement.clone(), checkpoint };
+        assert_eq!(read_order(order.clone().into()), Ok(order));
+    }
+    for order in [Order::Cut(Step(3)), Order::Durable(Step(2))] {
+        assert_eq!(read_order(order.clone().into()), Ok(order));
+    }
+    let file = SavedFile { bytes: 9, header_bytes: 4, header_blake3: [1; 32], index_blake3: [2; 32] };
+    for report in [
+        Report::CutPassed { step: Step(3), newest: Step(5) },
+        Report::CutTaken(Step(3)),
+        Report::Saved(Step(3), file),
+        Report::SaveFailed(Step(3), "no space".to_owned()),
+    ] {
+        assert_eq!(read_report(report.clone().into()), Ok(report));
+    }
+    let mut wire = v1::ServerReport::from(Report::Saved(Step(3), file));
+    if let Some(v1::server_report::Report::Saved(saved)) = &mut wire.report {
+        saved.index_blake3 = Bytes::from_static(b"short");
+    }
+    assert_eq!(read_report(wire).unwrap_err().cause, RefusalCause::Malformed);
 }
 
 proptest! {

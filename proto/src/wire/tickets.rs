@@ -79,6 +79,7 @@ impl From<Operation> for v1::OperateRequest {
             Operation::Resume => Wire::Resume(v1::Resume {}),
             Operation::Drain(worker_number) => Wire::Drain(v1::Drain { worker_number }),
             Operation::Stop => Wire::Stop(v1::Stop {}),
+            Operation::Checkpoint => Wire::Checkpoint(v1::Checkpoint {}),
         };
         v1::OperateRequest { operation: Some(operation) }
     }
@@ -95,5 +96,6 @@ pub fn read_operation(wire: v1::OperateRequest) -> Result<Operation, Refusal> {
         Wire::Resume(v1::Resume {}) => Operation::Resume,
         Wire::Drain(drain) => Operation::Drain(drain.worker_number),
         Wire::Stop(v1::Stop {}) => Operation::Stop,
+        Wire::Checkpoint(v1::Checkpoint {}) => Operation::Checkpoint,
     })
 }

@@ -110,7 +110,7 @@ impl Update {
             Change::Optimized(rule) => {
                 let factors = self.rules.optimizer.factors(&rule, self.step.0, updates);
                 let Update { rules, held, before, planes, .. } = self;
-                let before = before.values();
+                let (before, planes) = (before.values(), Arc::make_mut(planes));
                 let scale = scale(rules.combine, rules.slots.root(), held);
                 summer.each_tile(held, elements, scale, |begin, gradient| {
                     let tile = begin..begin + gradient.len();
@@ -194,7 +194,7 @@ impl Waiting {
     pub fn apply(mut self) -> Applied {
         let Some(gradient) = self.gradient.take() else { return self.left_alone() };
         let mut after = self.recycled.take().unwrap_or_else(|| self.rules.weights_buffer(gradient.len()));
-        let mut planes: Vec<_> = self.planes.iter_mut().map(Plane::view_mut).collect();
+        let mut planes: Vec<_> = Arc::make_mut(&mut self.planes).iter_mut().map(Plane::view_mut).collect();
         let optimizer = &self.rules.optimizer;
         after.write(0..gradient.len(), |after| {
             optimizer.update(&self.factors, self.before.values(), after, &mut planes, &gradient);
@@ -214,7 +214,7 @@ impl Waiting {
         let gradient = whole(|block| block.gradient.as_deref().unwrap_or_default());
         let mut after = vec![0.0; weights.len()];
         if let Some(first) = blocks.first_mut() {
-            let mut planes: Vec<_> = first.planes.iter_mut().map(Plane::view_mut).collect();
+            let mut planes: Vec<_> = Arc::make_mut(&mut first.planes).iter_mut().map(Plane::view_mut).collect();
             let optimizer = &first.rules.optimizer;
             optimizer.update_tensor(&first.factors, shape, &weights, &mut after, &mut planes, &gradient);
         }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::membership::{Order, Report};
@@ -23,27 +23,47 @@ use crate::node::CHANNEL_CAPACITY;
 /// Serves the lead's side of the contract; on other servers it refuses with `NOT_LEAD`.
 #[derive(Debug, Clone)]
 pub struct ControlService {
-    lead: Result<Arc<Lead>, Refusal>,
+    place: Arc<LeadPlace>,
+}
+
+/// Where the service finds the lead: another one in each generation, and none in between.
+#[derive(Debug)]
+pub struct LeadPlace(RwLock<Result<Arc<Lead>, Refusal>>);
+
+impl LeadPlace {
+    /// A lead, or why there is none here.
+    #[must_use]
+    pub fn new(lead: Result<Arc<Lead>, Refusal>) -> LeadPlace {
+        LeadPlace(RwLock::new(lead))
+    }
+
+    /// Puts another in place.
+    pub fn set(&self, lead: Result<Arc<Lead>, Refusal>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = lead;
+    }
+
+    fn get(&self) -> Result<Arc<Lead>, Refusal> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Sends askers to the lead at `url`.
+#[must_use]
+pub fn leads_elsewhere(url: &str) -> Refusal {
+    Refusal::new(RefusalCause::NotLead, format!("this server does not lead; the lead is at {url}"))
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl ControlService {
-    /// Speaks for a lead.
+    /// Speaks for the lead in `place`.
     #[must_use]
-    pub fn new(lead: Arc<Lead>) -> ControlService {
-        ControlService { lead: Ok(lead) }
-    }
-
-    /// Sends askers to the lead at `url`.
-    #[must_use]
-    pub fn elsewhere(url: &str) -> ControlService {
-        let message = format!("this server does not lead; the lead is at {url}");
-        ControlService { lead: Err(Refusal::new(RefusalCause::NotLead, message)) }
+    pub fn new(place: Arc<LeadPlace>) -> ControlService {
+        ControlService { place }
     }
 
     fn lead(&self) -> Result<Arc<Lead>, Refusal> {
-        self.lead.clone()
+        self.place.get()
     }
 }
 

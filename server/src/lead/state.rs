@@ -7,6 +7,7 @@
 //! An assignment is advice, never a permission: a slot computed twice counts once (rule 1), so the
 //! machine only has to make sure that every slot is assigned to somebody living.
 
+mod keeping;
 mod members;
 mod memory;
 mod model;
@@ -18,6 +19,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use halflife_optim::Sums;
 use halflife_proto::blocks::{BlockId, block_count};
@@ -27,8 +29,10 @@ use halflife_proto::membership::{BlockSums, Notice, Order, Partial, ServerLoad, 
 use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 
+use super::cuts::Cuts;
 use modes::Decider;
 
+pub use keeping::{Keeping, Restored};
 pub use memory::Demand;
 use operate::Ending;
 pub use parties::{Effect, Heard, Holding, Joined, Phase, Server, Settings, Worker};
@@ -60,6 +64,12 @@ pub struct LeadState {
     ending: Option<Ending>,
     finished: bool,
     stopped: Option<Refusal>,
+    /// In a job that keeps checkpoints.
+    cuts: Option<Cuts>,
+    /// Why the job goes back to its last checkpoint, once it has to.
+    recovering: Option<String>,
+    /// The newest time it was told.
+    now: Duration,
 }
 
 impl LeadState {
@@ -69,6 +79,9 @@ impl LeadState {
         LeadState {
             servers: vec![None; settings.servers as usize],
             decider: Decider::new(&settings),
+            cuts: settings.checkpoints.as_ref().map(|keeping| keeping.cuts(settings.steps)),
+            recovering: None,
+            now: Duration::ZERO,
             changing_servers: 0,
             settings,
             workers: BTreeMap::new(),
@@ -101,6 +114,11 @@ impl LeadState {
     ) -> Result<ServerIndex, Refusal> {
         self.check_not_stopped()?;
         let Some(index) = self.servers.iter().position(Option::is_none) else {
+            if self.cuts.is_some() {
+                // One of them may be the one that this process comes back for: its loss is not seen yet.
+                let message = format!("all {} servers of the job are registered", self.settings.servers);
+                return Err(Refusal::new(RefusalCause::NotReady, message));
+            }
             let expected = format!("{} servers, all registered", self.settings.servers);
             return Err(Refusal::mismatch(RefusalCause::JobFull, "registration", expected, "one more"));
         };
@@ -120,11 +138,15 @@ impl LeadState {
         if let Some(server) = self.server_mut(index) {
             server.placed = true;
         }
+        if self.is_restored() {
+            return Vec::new();
+        }
+        let mut effects = if self.all_placed() { self.look_for_cut() } else { Vec::new() };
         let from_file = self.settings.initial_tensors.is_some();
         if self.all_placed() && from_file && !std::mem::replace(&mut self.initial_weights_sent, true) {
-            return vec![Effect::LoadInitialWeights];
+            effects.push(Effect::LoadInitialWeights);
         }
-        Vec::new()
+        effects
     }
 
     /// All blocks of a server are complete at a step.
@@ -133,10 +155,11 @@ impl LeadState {
         if let Some(server) = self.server_mut(index) {
             server.complete = server.complete.max(Some(step));
         }
-        if !was_initialized && self.tickets().is_some() {
-            return self.open_tickets();
-        }
-        self.finish_if_complete()
+        let opens = !was_initialized && self.tickets().is_some();
+        let mut effects = if opens { self.open_tickets() } else { Vec::new() };
+        effects.extend(self.look_for_cut());
+        effects.extend(self.finish_if_complete());
+        effects
     }
 
     /// How much waits on a server.
@@ -150,9 +173,10 @@ impl LeadState {
         if self.complete_step() < Some(self.settings.steps) { Vec::new() } else { self.finish_once() }
     }
 
-    /// Every step is complete.
+    /// Every step is complete. Nobody is told before the last checkpoint is made: until then the job may have to go back,
+    /// and would miss whoever had left.
     fn finish_once(&mut self) -> Vec<Effect> {
-        if self.finished || self.stopped.is_some() {
+        if self.finished || self.stopped.is_some() || !self.has_nothing_to_save() {
             return Vec::new();
         }
         self.finished = true;
@@ -208,6 +232,9 @@ impl LeadState {
         }
         if self.model.is_none() {
             return vec![Effect::Warn(message)];
+        }
+        if self.cuts.is_some() {
+            return self.recover(message);
         }
         let message = format!("{message} and the job keeps no checkpoints to recover it from");
         self.stop(Refusal::new(RefusalCause::JobStopped, message))
@@ -279,7 +306,9 @@ impl LeadState {
         }
         match (self.servers.iter().all(Option::is_some), self.all_placed(), self.complete_step()) {
             _ if self.finished => Phase::Finished,
+            _ if self.recovering.is_some() => Phase::Restoring,
             (false, ..) => Phase::WaitingForServers,
+            (true, _, None) if self.is_restored() => Phase::Restoring,
             (true, false, _) => Phase::WaitingForWorkers,
             (true, true, None) => Phase::Initializing,
             (true, true, Some(_)) if self.hold.is_some() => Phase::Paused,

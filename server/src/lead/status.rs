@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use halflife_proto::v1;
 
-use super::Lead;
+use super::{Cuts, Keeper, Lead, Told};
+use halflife_proto::ids::Step;
 use super::state::{LeadState, Phase, Worker};
 use crate::config::JobSpec;
 
@@ -25,6 +26,7 @@ pub(super) fn of(lead: &Lead) -> v1::JobStatus {
             promises: vec![bit_reproducibility(state, lead.spec())],
             note,
             hold: state.hold().map(|step| step.0),
+            checkpoint: state.cuts().map(|cuts| checkpoint(lead, cuts)),
             quorum: state.quorum().map(Into::into),
             tickets: state.tickets().map(Into::into),
         }
@@ -38,14 +40,38 @@ fn phase(state: &LeadState) -> (v1::Phase, String) {
             let here = state.servers().iter().flatten().count();
             (v1::Phase::WaitingForServers, format!("{here} of {} servers are here", state.servers().len()))
         }
+        Phase::Restoring => (v1::Phase::Restoring, "the servers read the last checkpoint".to_owned()),
         Phase::WaitingForWorkers => (v1::Phase::WaitingForWorkers, "waiting for a worker to show its model".to_owned()),
         Phase::Initializing => (v1::Phase::Initializing, "waiting for the first weights".to_owned()),
         Phase::Training if state.ends_early() => (v1::Phase::Training, "the operator ends the job".to_owned()),
+        Phase::Training if state.awaits_first_checkpoint() => {
+            (v1::Phase::Training, "the first checkpoint is written before the first step".to_owned())
+        }
         Phase::Training if nobody => (v1::Phase::Training, "no workers: the job waits".to_owned()),
         Phase::Training => (v1::Phase::Training, String::new()),
         Phase::Paused => (v1::Phase::Paused, "paused by the operator".to_owned()),
         Phase::Finished => (v1::Phase::Finished, String::new()),
         Phase::Stopped(refusal) => (v1::Phase::Stopped, refusal.to_string()),
+    }
+}
+
+fn checkpoint(lead: &Lead, cuts: &Cuts) -> v1::CheckpointStatus {
+    let Told { committed, failed, error, took, pause } = cuts.told().clone();
+    let restored = lead.keeper().and_then(Keeper::restored);
+    let of_this = |step: Step| v1::CheckpointId { step: step.0, generation: lead.identity().generation.0 };
+    v1::CheckpointStatus {
+        // Before the first of this generation, the newest is the one it began with.
+        newest: match committed {
+            0 => restored.map(Into::into),
+            _ => cuts.durable().map(of_this),
+        },
+        under_way: cuts.under_way().map(|step| step.0),
+        committed,
+        failed,
+        error,
+        pause_ms: pause.as_millis() as u64,
+        took_ms: took.as_millis() as u64,
+        restored: restored.map(Into::into),
     }
 }
 

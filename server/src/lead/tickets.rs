@@ -102,6 +102,16 @@ impl Tickets {
         }
     }
 
+    /// The same, of a job that goes on where a checkpoint was made: every ticket up to `settled` was given and is done, or
+    /// one of the void ones.
+    #[must_use]
+    pub fn resumed(mut self, settled: Step, voided: u64, torn: u64) -> Tickets {
+        self.granted = settled.0;
+        (self.voided, self.torn) = (voided.min(settled.0), torn);
+        self.done = self.granted - self.voided;
+        self
+    }
+
     // ---- workers ----
 
     /// A worker has joined: its clock is the slowest one's. Harmless when it is known.

@@ -108,6 +108,7 @@ fn phase(phase: v1::Phase) -> &'static str {
         v1::Phase::Paused => "paused",
         v1::Phase::Finished => "finished",
         v1::Phase::Stopped => "stopped",
+        v1::Phase::Restoring => "restoring",
     }
 }
 

@@ -55,6 +55,7 @@ impl Cluster {
             whole_tensors: false,
             lease: Duration::from_secs(5),
             demand: Demand::default(),
+            checkpoints: None,
             consistency: Consistency::default(),
         });
         for server in 0..servers {

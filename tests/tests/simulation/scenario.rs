@@ -178,6 +178,7 @@ impl Job {
             initial_tensors: self.from_file.then(shapes),
             lease: Duration::from_micros(LEASE_US),
             demand: Demand::default(), // no server bounds its memory
+            checkpoints: None,
             consistency: job.consistency(),
         }
     }

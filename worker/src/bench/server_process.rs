@@ -55,5 +55,6 @@ pub(super) async fn serve(part: Part, compute_threads: usize, mut orders: Orders
 
 /// The part that leads a job.
 pub(super) fn lead(job_toml: &str) -> Result<Part, RoleError> {
-    Ok(Part::Lead(Box::new(JobSpec::parse("the benchmark's job", job_toml, &[])?)))
+    let spec = Box::new(JobSpec::parse("the benchmark's job", job_toml, &[])?);
+    Ok(Part::Lead { spec, latest_valid: false })
 }

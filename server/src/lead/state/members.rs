@@ -122,11 +122,16 @@ impl LeadState {
             let message = format!("{incarnation} is no member any more: it left, or was silent for over {lease_ms} ms");
             return vec![Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))];
         };
+        if let Some(why) = &self.recovering {
+            let message = format!("{why}: the job goes back to its last checkpoint");
+            return vec![Notice::Fenced(Refusal::new(RefusalCause::Fenced, message))];
+        }
         let untold = worker.assignments.iter().filter(|assignment| assignment.epoch > heard.epoch);
         let mut notices: Vec<Notice> = untold.cloned().map(Notice::Assignment).collect();
         heard.epoch = worker.assignment().epoch;
-        if std::mem::replace(&mut heard.hold, self.hold) != self.hold {
-            notices.push(Notice::Hold(self.hold));
+        let rest = self.rest_after();
+        if std::mem::replace(&mut heard.hold, rest) != rest {
+            notices.push(Notice::Hold(rest));
         }
         if self.is_drained(incarnation) && !std::mem::replace(&mut heard.drained, true) {
             notices.push(Notice::Drained);
@@ -183,7 +188,7 @@ impl LeadState {
         let complete = self.complete_step();
         let under_way = complete.map_or(Step::ZERO, Step::next);
         let mut moved = false;
-        let initialized = complete.is_some();
+        let (initialized, restored) = (complete.is_some(), self.is_restored());
         // Where everybody stands back or arrives, nobody does: whoever has slots is watched, or one that is cut off could
         // keep the step under way for good.
         if !self.workers.values().any(Worker::is_eligible) {
@@ -198,7 +203,7 @@ impl LeadState {
             false => split_slots(self.settings.slots, sharing),
         };
         let mut shares = shares.into_iter();
-        let mut initializer = !initialized && self.settings.initial_tensors.is_none();
+        let mut initializer = !initialized && self.settings.initial_tensors.is_none() && !restored;
         let mut effects = Vec::new();
         for (incarnation, worker) in by_number {
             let shares_in = worker.is_eligible();

@@ -28,6 +28,9 @@ impl LeadState {
             let message = format!("waiting for servers: {present} of {} are here", self.servers.len());
             return (Err(Refusal::new(RefusalCause::NotReady, message)), Vec::new());
         }
+        if self.is_restoring() {
+            return (Err(Refusal::new(RefusalCause::NotReady, "the servers read the job's last checkpoint")), Vec::new());
+        }
         let Some((known, placement)) = &self.model else {
             return match self.place(manifest) {
                 Ok(effects) => (Err(Refusal::new(RefusalCause::NotReady, "the servers place their blocks")), effects),
@@ -45,7 +48,7 @@ impl LeadState {
         (Ok(placement.clone()), Vec::new())
     }
 
-    fn place(&mut self, manifest: Manifest) -> Result<Vec<Effect>, Refusal> {
+    pub(super) fn place(&mut self, manifest: Manifest) -> Result<Vec<Effect>, Refusal> {
         if !manifest.tensors().iter().any(|tensor| matches!(tensor.role, Role::Trainable)) {
             return Err(Refusal::mismatch(
                 RefusalCause::ManifestMismatch,
@@ -75,7 +78,8 @@ impl LeadState {
             return Err(refusal);
         }
         self.model = Some((manifest.clone(), placement.clone()));
-        Ok(self.order_all(&Order::Place { manifest, placement }))
+        let checkpoint = self.settings.checkpoints.as_ref().map(|keeping| keeping.plan.clone());
+        Ok(self.order_all(&Order::Place { manifest, placement, checkpoint }))
     }
 
     pub(super) fn check_memory(&self, workers: usize) -> Result<(), Refusal> {

@@ -11,7 +11,8 @@ use halflife_proto::membership::{Order, PushesReport, TicketAnswer};
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 
-use super::{Effect, LeadState, Settings};
+use super::{Effect, Keeping, LeadState, Settings};
+use crate::lead::cuts::Cuts;
 use crate::lead::quorum::{Closed, Quorum};
 use crate::lead::tickets::{Consequences, Tickets};
 
@@ -33,7 +34,14 @@ impl Decider {
         match (mode, settings.consistency.partial_quorum(slots)) {
             (Mode::Sync, None) => Decider::AllSlots,
             (Mode::Sync, Some(quorum)) => Decider::Quorum(Quorum::new(quorum, slots)),
-            (Mode::Bounded | Mode::Async, _) => Decider::Tickets(Tickets::new(settings.steps, staleness)),
+            (Mode::Bounded | Mode::Async, _) => {
+                let tickets = Tickets::new(settings.steps, staleness);
+                let restored = settings.checkpoints.as_ref().and_then(Keeping::settled_tickets);
+                Decider::Tickets(match restored {
+                    Some((settled, void, torn)) => tickets.resumed(settled, void, torn),
+                    None => tickets,
+                })
+            }
         }
     }
 }
@@ -70,14 +78,18 @@ impl LeadState {
     pub fn ticket(&mut self, worker: Incarnation, sequence: u64) -> Result<TicketAnswer, Refusal> {
         self.check_not_stopped()?;
         let initialized = self.complete_step().is_some();
+        let (hold, now) = (self.rest_after(), self.now);
         let Decider::Tickets(tickets) = &mut self.decider else {
             let what = "request for a ticket";
             return Err(Refusal::mismatch(RefusalCause::Malformed, what, "mode bounded or async", "sync"));
         };
         let is_member = self.workers.contains_key(&worker);
-        let rests = !initialized || self.hold.is_some_and(|hold| tickets.granted() >= hold.0);
+        let granted = tickets.granted();
+        let limit = self.cuts.as_mut().map(|cuts| cuts.limit(now, granted));
+        let rests = !initialized || hold.into_iter().chain(limit).any(|rest| granted >= rest.0);
         let drained = self.workers.get(&worker).is_some_and(|worker| worker.drained);
-        if is_member && (rests || drained) && !tickets.is_finished() && tickets.is_new(worker, sequence) {
+        let done = tickets.is_finished() && self.cuts.as_ref().is_none_or(Cuts::is_settled);
+        if is_member && (rests || drained || tickets.is_finished()) && !done && tickets.is_new(worker, sequence) {
             return Ok(TicketAnswer::Wait);
         }
         tickets.ask(worker, sequence)
@@ -92,6 +104,7 @@ impl LeadState {
         let voided = tickets.voided(index, &report.voided, servers);
         let mut effects = self.follow(applied);
         effects.extend(self.follow(voided));
+        effects.extend(self.look_for_cut());
         effects
     }
 
@@ -116,8 +129,9 @@ impl LeadState {
     pub(super) fn end_tickets(&mut self) -> Option<(Step, Vec<Effect>)> {
         let Decider::Tickets(tickets) = &mut self.decider else { return None };
         let (last, consequences) = tickets.end();
-        self.settings.steps = last;
-        Some((last, self.follow(consequences)))
+        let mut effects = self.shorten(last);
+        effects.extend(self.follow(consequences));
+        Some((last, effects))
     }
 
     /// A worker has joined.

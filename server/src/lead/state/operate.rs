@@ -40,6 +40,7 @@ impl LeadState {
             }
             Operation::Drain(number) => self.drain(number, under_way),
             Operation::Stop => (Ok(under_way), self.end_early()),
+            Operation::Checkpoint => self.ask_for_checkpoint(),
         }
     }
 
@@ -96,8 +97,9 @@ impl LeadState {
         if !ending.agreed.iter().all(|agreed| *agreed) {
             return Vec::new();
         }
-        self.settings.steps = ending.step;
-        let mut effects = vec![Effect::Warn(format!("the operator ends the job with {}", self.settings.steps))];
+        let last = ending.step;
+        let mut effects = vec![Effect::Warn(format!("the operator ends the job with {last}"))];
+        effects.extend(self.shorten(last));
         effects.extend(self.finish_if_complete());
         effects
     }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::job::Consistency;
-use halflife_proto::membership::{Assignment, Notice, Order, ServerLoad};
+use halflife_proto::membership::{Assignment, Notice, Order, SavedFile, ServerLoad};
 use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::{SlotRange, SlotTree};
 
-use super::{Behind, Demand};
+use super::{Behind, Demand, Keeping};
 
 /// The part of the job the lead decides by.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct Settings {
     pub consistency: Consistency,
     /// What decides how much memory the job needs.
     pub demand: Demand,
+    /// How it keeps checkpoints, if it does.
+    pub checkpoints: Option<Keeping>,
 }
 
 /// Something to do, in this order.
@@ -48,6 +50,10 @@ pub enum Effect {
     HoldChanged,
     /// Read the initial weights from their file and send them to the servers.
     LoadInitialWeights,
+    /// Every server has written its part of the checkpoint of this step: commit it.
+    Commit(Step, Vec<(ServerIndex, SavedFile)>),
+    /// The job goes back to its last checkpoint, for this reason.
+    Recover(String),
     /// A worker that was told to wait for a ticket may ask again.
     TicketReady(Incarnation),
     /// Worth a person's attention.
@@ -59,6 +65,8 @@ pub enum Effect {
 pub enum Phase {
     /// Not all servers are here.
     WaitingForServers,
+    /// The servers read a checkpoint.
+    Restoring,
     /// Nobody has shown a model yet, or its blocks are being placed.
     WaitingForWorkers,
     /// The first weights are being set.

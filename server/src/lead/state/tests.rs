@@ -38,6 +38,7 @@ fn settings(servers: u32) -> Settings {
         lease: LEASE,
         consistency: Consistency::default(),
         demand: Demand::default(),
+        checkpoints: None,
     }
 }
 

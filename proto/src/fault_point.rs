@@ -6,7 +6,7 @@
 
 /// A place where a fault can land.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FaultPoint {
+pub enum FaultPoint {
     /// A block of the initial weights is about to be sent.
     InitialBlock,
     /// A block of a gradient is about to be sent: others of the same step may be on their way.
@@ -19,13 +19,30 @@ pub(crate) enum FaultPoint {
     WeightsComplete,
     /// The lead has assigned slots anew.
     Assigned,
+    /// On a server: a block is updated and nobody knows of it yet.
+    BlockApplied,
+    /// On a server: every block's state is set aside for a checkpoint.
+    CutTaken,
+    /// On a server: its part of a checkpoint is written, and the lead does not know.
+    PartWritten,
+    /// On the lead: every part is written, and the manifest is not.
+    BeforeManifest,
+    /// On the lead: the manifest is written, and nobody has been told.
+    AfterManifest,
+    /// On the lead: a generation is claimed, and nobody carries it yet.
+    Claimed,
+    /// On a server: a block is read back, and others are not.
+    BlockRestored,
+    /// On a server: all blocks are read back, and the lead does not know.
+    Restored,
 }
 
+/// Nothing happens here.
 #[cfg(not(feature = "fault-points"))]
-pub(crate) fn reach(_: FaultPoint) {}
+pub fn reach(_: FaultPoint) {}
 
 #[cfg(feature = "fault-points")]
-pub(crate) use armed::reach;
+pub use armed::reach;
 
 #[cfg(feature = "fault-points")]
 mod armed {
@@ -64,6 +81,14 @@ mod armed {
             "first-weights" => FaultPoint::FirstWeights,
             "weights-complete" => FaultPoint::WeightsComplete,
             "assigned" => FaultPoint::Assigned,
+            "block-applied" => FaultPoint::BlockApplied,
+            "cut-taken" => FaultPoint::CutTaken,
+            "part-written" => FaultPoint::PartWritten,
+            "before-manifest" => FaultPoint::BeforeManifest,
+            "after-manifest" => FaultPoint::AfterManifest,
+            "claimed" => FaultPoint::Claimed,
+            "block-restored" => FaultPoint::BlockRestored,
+            "restored" => FaultPoint::Restored,
             _ => return None,
         };
         let left = AtomicU64::new(parts.next()?.parse().ok()?);
@@ -76,7 +101,7 @@ mod armed {
     }
 
     /// Lets the fault happen here if this is where and when.
-    pub(crate) fn reach(point: FaultPoint) {
+    pub fn reach(point: FaultPoint) {
         if let Some(fault) = &*FAULT
             && fault.point == point
             && fault.left.fetch_sub(1, Ordering::Relaxed) == 1

@@ -1,0 +1,146 @@
+//! A block's state of one step, set aside for a checkpoint while training goes on, and put back on restore.
+//!
+//! What is set aside are references: weights never change once made, and planes are copied by the next update if
+//! they are still held then (copy-on-write). So a cut costs nothing where a block is written before its next update,
+//! and at most one more copy of its planes and one more version of its weights where it is not.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use halflife_optim::Plane;
+use halflife_proto::blocks::BlockId;
+use halflife_proto::ids::Step;
+use halflife_proto::refusal::{Refusal, RefusalCause};
+
+use super::{Block, Change, Planes, State, Version};
+
+/// The whole state of a block after one step.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// Which block.
+    pub block: BlockId,
+    /// Its weights.
+    pub weights: Version,
+    /// Its planes, in the optimizer's order.
+    pub planes: Planes,
+    /// Updates that bias correction counts.
+    pub updates: u64,
+}
+
+/// What becomes of a wish to cut.
+#[derive(Debug)]
+pub enum Cut {
+    /// It is set aside.
+    Taken(Captured),
+    /// It will be, once the block is at the step: [`Block::take_cut`].
+    Waits,
+    /// The block is at, or on its way to, this later step.
+    Passed(Step),
+}
+
+impl Block {
+    /// Sets the state after `step` aside, now or later. In the asynchronous modes, whose versions are not steps: the
+    /// newest, if no push is under way.
+    #[must_use]
+    pub fn cut(&self, step: Step) -> Cut {
+        let mut state = self.lock();
+        state.cut = None;
+        let Some(current) = &state.current else {
+            state.cut = Some(step);
+            return Cut::Waits;
+        };
+        let newest = current.step;
+        match state.planes {
+            _ if !self.changes() => Cut::Taken(self.captured(&state, step)),
+            None if newest >= step || self.rules.has_tickets() => Cut::Passed(newest.next()),
+            Some(_) if newest == step || self.rules.has_tickets() => Cut::Taken(self.captured(&state, newest)),
+            _ if newest > step => Cut::Passed(newest),
+            _ => {
+                state.cut = Some(step);
+                Cut::Waits
+            }
+        }
+    }
+
+    /// What was to be set aside, if the block has just reached that step. Must be called between
+    /// [`Block::install`] and the moment when others learn of the new version: then nothing can have changed it.
+    #[must_use]
+    pub fn take_cut(&self) -> Option<Captured> {
+        let mut state = self.lock();
+        let step = state.cut?;
+        let there = state.current.as_ref().is_some_and(|current| current.step == step || !self.changes());
+        if !there || state.planes.is_none() {
+            return None;
+        }
+        state.cut = None;
+        Some(self.captured(&state, step))
+    }
+
+    /// Nothing is to be set aside any more.
+    pub fn forget_cut(&self) {
+        self.lock().cut = None;
+    }
+
+    fn captured(&self, state: &State, step: Step) -> Captured {
+        let weights = state.current.clone().expect("looked at by the caller").carried_to(step);
+        let planes = state.planes.clone().expect("looked at by the caller");
+        Captured { block: self.id, weights, planes, updates: state.updates }
+    }
+
+    /// Puts a state back that was set aside after `step`, into a block that has none. `weights` are little-endian f32,
+    /// `planes` are named.
+    ///
+    /// # Errors
+    /// `WRONG_SIZE` or `UNKNOWN_BLOCK` when that is not the state of such a block; nothing has changed.
+    pub fn restore(&self, step: Step, weights: &Bytes, planes: Vec<(String, Plane)>, updates: u64) -> Result<(), Refusal> {
+        let expected = size_of::<f32>() * self.elements;
+        if weights.len() != expected {
+            let what = format!("stored weights of {}", self.id);
+            return Err(Refusal::mismatch(RefusalCause::WrongSize, what, format!("{expected} bytes"), weights.len()));
+        }
+        let mut state = self.lock();
+        let known = state.planes.clone().unwrap_or_default();
+        let planes = self.in_order(&known, planes)?;
+        let mut buffer = self.rules.weights_buffer(self.elements);
+        buffer.write(0..self.elements, |values| bytemuck::cast_slice_mut(values).copy_from_slice(weights));
+        let (lr, decay) = match &self.change {
+            Change::Optimized(rule) if step > Step::ZERO => {
+                let factors = self.rules.optimizer.factors(rule, step.0, updates.max(1));
+                (factors.lr(), factors.decay())
+            }
+            _ => (0.0, 0.0),
+        };
+        state.current = Some(Version::new(step, lr, decay, buffer));
+        (state.previous, state.planes, state.updates) = (None, Some(planes), updates);
+        Ok(())
+    }
+
+    /// The planes in the optimizer's order, each as long and of the dtype as in `known`.
+    fn in_order(&self, known: &[Plane], mut planes: Vec<(String, Plane)>) -> Result<Planes, Refusal> {
+        let specs = match self.change {
+            Change::Optimized(_) => self.rules.optimizer.planes(),
+            Change::Averaged | Change::Never => &[],
+        };
+        let mut ordered = Vec::with_capacity(specs.len());
+        for (spec, own) in specs.iter().zip(known) {
+            let what = format!("stored plane {:?} of {}", spec.name, self.id);
+            let shown = |plane: &Plane| format!("{} values of {:?}", plane.len(), plane.dtype());
+            let Some(at) = planes.iter().position(|(name, _)| name == spec.name) else {
+                return Err(Refusal::mismatch(RefusalCause::UnknownBlock, what, shown(own), "none"));
+            };
+            let (_, plane) = planes.swap_remove(at);
+            if plane.len() != own.len() || plane.dtype() != own.dtype() {
+                return Err(Refusal::mismatch(RefusalCause::WrongSize, what, shown(own), shown(&plane)));
+            }
+            ordered.push(plane);
+        }
+        match planes.first() {
+            None => Ok(Arc::new(ordered)),
+            Some((name, _)) => {
+                let what = format!("stored planes of {}", self.id);
+                let expected = specs.iter().map(|spec| spec.name).collect::<Vec<_>>().join(", ");
+                Err(Refusal::mismatch(RefusalCause::UnknownBlock, what, format!("[{expected}]"), name))
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! How a lead begins: with a job of its own, or where the job's last checkpoint left it.
+//!
+//! The generation is claimed in the store before any message carries it (DESIGN.md rule 8): of two leads that begin at
+//! the same time one gets it, and whatever an older one still does is refused everywhere, in the store too.
+
+use std::path::Path;
+
+use halflife_checkpoint::{
+    CheckpointId, CheckpointManifest, Checkpoints, Claim, ClaimError, OpenError, ReadError, Retention, SpecRevision,
+};
+use halflife_proto::fault_point::{self, FaultPoint};
+use halflife_proto::ids::{Generation, Incarnation, JobId, Step};
+use halflife_proto::membership::{CheckpointName, CheckpointPlan};
+use rand::RngExt as _;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::config::{CheckpointSection, ConfigError, JobSpec};
+use crate::lead::{Keeper, Keeping, Restored, TORN, UNDONE, VOIDED};
+
+/// Why a lead cannot begin.
+#[derive(Debug, Error)]
+pub enum BeginError {
+    /// The location cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What is stored cannot be read.
+    #[error("the checkpoints at {location}: {source}{hint}")]
+    Read {
+        /// Where.
+        location: String,
+        /// What is wrong.
+        source: Box<ReadError>,
+        /// What a person may do.
+        hint: &'static str,
+    },
+    /// No checkpoint is whole.
+    #[error("the checkpoints at {location}: expected at least one that is whole, found {found} damaged")]
+    NoneValid {
+        /// Where.
+        location: String,
+        /// How many there are.
+        found: usize,
+    },
+    /// The settings in the store are not a job file.
+    #[error("the job at {location}: {source}")]
+    StoredSpec {
+        /// Where.
+        location: String,
+        /// What is wrong.
+        source: Box<ConfigError>,
+    },
+    /// Another job is there.
+    #[error(
+        "{location} holds job {job}, which differs from the job file in what a resumed job cannot change (lr, schedules, \
+         weight_decay.value, job.steps, job.servers, [membership] and [checkpoint] may change): {differences}. \
+         Give another checkpoint.location to start another job"
+    )]
+    OtherJob {
+        /// Where.
+        location: String,
+        /// The job there.
+        job: JobId,
+        /// Lines that differ.
+        differences: String,
+    },
+    /// The job is shorter than what is trained.
+    #[error("job.steps: expected at least {restored}, at which the newest checkpoint is, found {steps}")]
+    AlreadyBeyond {
+        /// The checkpoint's step.
+        restored: u64,
+        /// The job file's.
+        steps: u64,
+    },
+    /// Another lead was quicker.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// Nothing can be written.
+    #[error("the checkpoints at {location}: {reason}")]
+    Unwritable {
+        /// Where.
+        location: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a lead begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The job.
+    pub job: JobId,
+    /// Incarnation of its state.
+    pub generation: Generation,
+    /// In a job that keeps checkpoints.
+    pub keeper: Option<Keeper>,
+}
+
+/// What a beginning depends on besides the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Begin {
+    /// The process that begins.
+    pub incarnation: Incarnation,
+    /// Take the newest checkpoint that is whole, where the newest is damaged.
+    pub latest_valid: bool,
+    /// The step that was complete when the job had to go back, if it is known.
+    pub lost_at: Option<Step>,
+}
+
+/// Begins a job, or goes on with it.
+///
+/// # Errors
+/// [`BeginError`]; nothing but a claim was written.
+pub async fn begin(spec: &JobSpec, begin: Begin) -> Result<Beginning, BeginError> {
+    let new_job = || JobId(format!("{}-{:08x}", spec.job.name, begin.incarnation.0 as u32));
+    let Some(section) = &spec.checkpoint else {
+        return Ok(Beginning { job: new_job(), generation: Generation(1), keeper: None });
+    };
+    let checkpoints = Checkpoints::open(&section.location, Path::new("."))?;
+    let store = Stored { checkpoints: &checkpoints, spec };
+    let claims = checkpoints.claims().await.map_err(|error| store.unreadable(error, ""))?;
+    let last = claims.last();
+    let changed = last.map(|claim| store.check_same_job(claim)).transpose()?.unwrap_or(false);
+    let restored = store.choose(begin.latest_valid).await?;
+    if let Some(manifest) = &restored
+        && manifest.id.step.0 > spec.job.steps
+    {
+        return Err(BeginError::AlreadyBeyond { restored: manifest.id.step.0, steps: spec.job.steps });
+    }
+    let generation = Generation(last.map_or(0, |claim| claim.generation.0) + 1);
+    let from_step = restored.as_ref().map_or(Step(1), |manifest| manifest.id.step.next());
+    let claim = Claim {
+        generation,
+        claimant: format!("{:016x}", begin.incarnation.0),
+        job: last.map_or_else(new_job, |claim| claim.job.clone()),
+        continues: restored.as_ref().map(|manifest| manifest.id),
+        spec_toml: spec.to_toml(),
+        from_step,
+    };
+    checkpoints.claim(&claim).await?;
+    fault_point::reach(FaultPoint::Claimed);
+    let nonce = format!("{:016x}", rand::rng().random::<u64>());
+    let unwritable = |reason: String| BeginError::Unwritable { location: checkpoints.location(), reason };
+    checkpoints.write_nonce(&nonce).await.map_err(|error| unwritable(error.to_string()))?;
+    match &claim.continues {
+        Some(id) => info!(%id, %generation, "the job goes on from its last checkpoint"),
+        None => info!(%generation, location = checkpoints.location(), "the job's checkpoints begin"),
+    }
+    let revisions = revisions(restored.as_ref(), changed, &claim);
+    let keeper = keeper(&checkpoints, section, nonce, revisions, restored.as_ref(), begin.lost_at);
+    Ok(Beginning { job: claim.job, generation, keeper: Some(keeper) })
+}
+
+fn revisions(restored: Option<&CheckpointManifest>, changed: bool, claim: &Claim) -> Vec<SpecRevision> {
+    let mut revisions = restored.map(|manifest| manifest.revisions.clone()).unwrap_or_default();
+    if changed || revisions.is_empty() {
+        // One that was made and never trained by has no trace in the weights.
+        revisions.retain(|revision| revision.from_step < claim.from_step);
+        revisions.push(SpecRevision { from_step: claim.from_step, spec_toml: claim.spec_toml.clone() });
+    }
+    revisions
+}
+
+fn keeper(
+    checkpoints: &Checkpoints,
+    section: &CheckpointSection,
+    nonce: String,
+    revisions: Vec<SpecRevision>,
+    restored: Option<&CheckpointManifest>,
+    lost_at: Option<Step>,
+) -> Keeper {
+    let count = |name: &str| restored.and_then(|manifest| manifest.counters.get(name)).copied().unwrap_or(0);
+    let restore =
+        restored.map(|manifest| CheckpointName { step: manifest.id.step, generation: manifest.id.generation });
+    let keeping = Keeping {
+        every: section.every,
+        plan: CheckpointPlan { nonce, restore },
+        restored: restored.map(|manifest| Restored {
+            model: manifest.model.clone(),
+            voided: count(VOIDED),
+            torn: count(TORN),
+        }),
+    };
+    let back_to = restore.map_or(Step::ZERO, |name| name.step);
+    let undone = count(UNDONE) + lost_at.map_or(0, |lost_at| lost_at.0.saturating_sub(back_to.0));
+    let retention =
+        Retention { keep_last: section.keep_last as usize, keep_every: section.keep_every.unwrap_or_default() };
+    Keeper::new(checkpoints.clone(), keeping, retention, revisions, restored, undone)
+}
+
+/// The store and the job that is to be found in it.
+struct Stored<'a> {
+    checkpoints: &'a Checkpoints,
+    spec: &'a JobSpec,
+}
+
+impl Stored<'_> {
+    fn unreadable(&self, source: ReadError, hint: &'static str) -> BeginError {
+        BeginError::Read { location: self.checkpoints.location(), source: Box::new(source), hint }
+    }
+
+    /// Whether the job file changes something that a resumed job may change.
+    fn check_same_job(&self, claim: &Claim) -> Result<bool, BeginError> {
+        let location = self.checkpoints.location();
+        let stored = JobSpec::parse("the stored job", &claim.spec_toml, &[])
+            .map_err(|source| BeginError::StoredSpec { location: location.clone(), source: Box::new(source) })?;
+        let differences = stored.differences_for_good(self.spec);
+        if !differences.is_empty() {
+            return Err(BeginError::OtherJob { location, job: claim.job.clone(), differences });
+        }
+        Ok(stored.trains_otherwise(self.spec))
+    }
+
+    /// The checkpoint to go on from: the newest of the surviving history.
+    async fn choose(&self, latest_valid: bool) -> Result<Option<CheckpointManifest>, BeginError> {
+        let hint = "; --latest-valid goes on from the newest one that is whole";
+        let newest = self.checkpoints.newest().await.map_err(|error| self.unreadable(error, ""))?;
+        let Some(newest) = newest else { return Ok(None) };
+        if !latest_valid {
+            return self.checkpoints.manifest(newest).await.map(Some).map_err(|error| self.unreadable(error, hint));
+        }
+        let listed = self.checkpoints.list().await.map_err(|error| self.unreadable(error, ""))?;
+        let mut candidates: Vec<CheckpointId> =
+            listed.iter().filter(|listed| listed.in_history).map(|listed| listed.id).collect();
+        candidates.sort_unstable();
+        let found = candidates.len();
+        while let Some(id) = candidates.pop() {
+            match self.checkpoints.verify(id).await {
+                Ok(_) => return self.checkpoints.manifest(id).await.map(Some).map_err(|error| self.unreadable(error, "")),
+                Err(error) => warn!(%id, %error, "a damaged checkpoint is passed over"),
+            }
+        }
+        Err(BeginError::NoneValid { location: self.checkpoints.location(), found })
+    }
+}
