@@ -17,9 +17,9 @@ use halflife_proto::tensor_codec::Dtype;
 
 use crate::block_plan::{BlockPlan, PlannedBlock};
 use crate::error::WeightsViolation;
-use halflife_proto::fault_point::{self, FaultPoint};
 use crate::planted::{Bug, planted};
 use crate::weights::WeightsVersion;
+use halflife_proto::fault_point::{self, FaultPoint};
 
 /// Superseded versions kept until their readers are done, so that their arena is used again.
 const RETIRED_MAX: usize = 2;

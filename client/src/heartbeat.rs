@@ -16,9 +16,9 @@ use tonic::Streaming;
 
 use crate::connection::{call, connect, control_client};
 use crate::error::{ClientError, status_cause};
-use halflife_proto::fault_point::{self, FaultPoint};
 use crate::retry::Backoff;
 use crate::session::SessionHandle;
+use halflife_proto::fault_point::{self, FaultPoint};
 
 /// The writing half of the heartbeat stream. The lease lasts as long as this runs: the transport
 /// would go on by itself with a stream whose answers nobody reads.

@@ -25,9 +25,9 @@ use crate::bulk::Bulk;
 use crate::connection::call;
 use crate::encoder::BlockEncoder;
 use crate::error::{ClientError, status_cause};
-use halflife_proto::fault_point::{self, FaultPoint};
 use crate::session::SessionHandle;
 use crate::shipment::Shipment;
+use halflife_proto::fault_point::{self, FaultPoint};
 
 /// Shipments queued per stream at most: one being sent, one ready. In bytes: as many gradients.
 const SHIPMENTS_QUEUED_MAX: usize = 2;

@@ -34,8 +34,8 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{error, info, warn};
 
-pub use initial_weights::{InitialWeights, InitialWeightsError};
 pub use cuts::{Cuts, Told};
+pub use initial_weights::{InitialWeights, InitialWeightsError};
 pub use keeper::{Keeper, TORN, UNDONE, VOIDED};
 pub use quorum::Quorum;
 pub use state::{Demand, Keeping, LeadState, Phase, Restored, Settings};

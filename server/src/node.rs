@@ -250,7 +250,9 @@ impl Node {
                 Ok(None)
             }
             // The callers act on these.
-            Order::Admit { .. } | Order::Finish(_) | Order::AskMissing(_) | Order::LastStep(_) | Order::Cut(_) => Ok(None),
+            Order::Admit { .. } | Order::Finish(_) | Order::AskMissing(_) | Order::LastStep(_) | Order::Cut(_) => {
+                Ok(None)
+            }
         }
     }
 }

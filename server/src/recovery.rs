@@ -226,7 +226,9 @@ impl Stored<'_> {
         let found = candidates.len();
         while let Some(id) = candidates.pop() {
             match self.checkpoints.verify(id).await {
-                Ok(_) => return self.checkpoints.manifest(id).await.map(Some).map_err(|error| self.unreadable(error, "")),
+                Ok(_) => {
+                    return self.checkpoints.manifest(id).await.map(Some).map_err(|error| self.unreadable(error, ""));
+                }
                 Err(error) => warn!(%id, %error, "a damaged checkpoint is passed over"),
             }
         }

@@ -10,6 +10,7 @@
 #![allow(clippy::missing_panics_doc, clippy::unwrap_used)]
 
 pub mod cluster;
+pub mod dice;
 pub mod process;
 pub mod proxy;
 pub mod tool;

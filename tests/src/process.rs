@@ -42,8 +42,10 @@ fn modified(path: &Path) -> Option<SystemTime> {
 
 fn newest_source() -> Option<SystemTime> {
     let mut newest = None;
-    let mut directories: Vec<PathBuf> =
-        ["proto", "optim", "server", "client", "worker"].iter().map(|name| root().join(name).join("src")).collect();
+    let mut directories: Vec<PathBuf> = ["proto", "optim", "checkpoint", "server", "client", "worker"]
+        .iter()
+        .map(|name| root().join(name).join("src"))
+        .collect();
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).expect("sources").flatten() {
             match entry.path() {

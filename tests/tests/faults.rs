@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use halflife_proto::membership::Operation;
 use halflife_proto::v1;
+use halflife_tests::dice::Dice;
 use halflife_tests::process::{Process, root};
 use halflife_tests::proxy::{Direction, Proxy};
 use halflife_tests::tool;
@@ -44,28 +45,6 @@ const SETTINGS: [&str; 12] = [
     "training.eval_every=0",
 ];
 const ENDLESS: &str = "job.steps=1000000";
-
-/// Pseudo-random numbers that are the same everywhere (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn from_environment() -> Dice {
-        let seed = std::env::var("FAULTS_SEED").map_or(1, |seed| seed.parse().expect("FAULTS_SEED is a number"));
-        println!("FAULTS_SEED={seed}");
-        Dice(seed)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
-}
 
 /// `FAULTS` of them, or as many as usual.
 fn faults(usual: usize) -> usize {

@@ -28,7 +28,10 @@ impl fmt::Display for Summary<'_> {
         part(f, "train", last.train_accuracy, last.train_loss, self.0.train_samples)?;
         write!(f, "  weights digest {weights_digest}")?;
         for Rollback { generation, from_step, to_step, undone_steps } in &self.0.rollbacks {
-            write!(f, "\n  gone back from step {from_step} to {to_step} (generation {generation}), {undone_steps} own contributions undone")?;
+            write!(
+                f,
+                "\n  gone back from step {from_step} to {to_step} (generation {generation}), {undone_steps} own contributions undone"
+            )?;
         }
         if let Some(TicketReport { done, voided, torn, clock_staleness, update_staleness }) = &self.0.tickets {
             write!(f, "\n  {done} pushes applied, {voided} void ({torn} torn)")?;

@@ -6,7 +6,9 @@ use crate::contribution::{Contribution, Payload, Push};
 use crate::ids::{Generation, JobId, ServerIndex, Step, TensorIndex, Ticket};
 use crate::job::{Combine, Consistency, JobDescription, Mode, Wire};
 use crate::manifest::{Dtype, Manifest, Tensor};
-use crate::membership::{CheckpointName, CheckpointPlan, Order, PushesReport, Report, SavedFile, TicketAnswer, VoidedTicket};
+use crate::membership::{
+    CheckpointName, CheckpointPlan, Order, PushesReport, Report, SavedFile, TicketAnswer, VoidedTicket,
+};
 use crate::placement::{Placement, ServerAddress};
 use crate::refusal::RefusalCause;
 use crate::slots::SlotRange;

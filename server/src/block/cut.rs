@@ -92,7 +92,13 @@ impl Block {
     ///
     /// # Errors
     /// `WRONG_SIZE` or `UNKNOWN_BLOCK` when that is not the state of such a block; nothing has changed.
-    pub fn restore(&self, step: Step, weights: &Bytes, planes: Vec<(String, Plane)>, updates: u64) -> Result<(), Refusal> {
+    pub fn restore(
+        &self,
+        step: Step,
+        weights: &Bytes,
+        planes: Vec<(String, Plane)>,
+        updates: u64,
+    ) -> Result<(), Refusal> {
         let expected = size_of::<f32>() * self.elements;
         if weights.len() != expected {
             let what = format!("stored weights of {}", self.id);

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use halflife_proto::v1;
 
-use super::{Cuts, Keeper, Lead, Told};
-use halflife_proto::ids::Step;
 use super::state::{LeadState, Phase, Worker};
+use super::{Cuts, Keeper, Lead, Told};
 use crate::config::JobSpec;
+use halflife_proto::ids::Step;
 
 /// How the job stands.
 pub(super) fn of(lead: &Lead) -> v1::JobStatus {

@@ -29,7 +29,10 @@ impl LeadState {
             return (Err(Refusal::new(RefusalCause::NotReady, message)), Vec::new());
         }
         if self.is_restoring() {
-            return (Err(Refusal::new(RefusalCause::NotReady, "the servers read the job's last checkpoint")), Vec::new());
+            return (
+                Err(Refusal::new(RefusalCause::NotReady, "the servers read the job's last checkpoint")),
+                Vec::new(),
+            );
         }
         let Some((known, placement)) = &self.model else {
             return match self.place(manifest) {

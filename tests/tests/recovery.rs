@@ -1,0 +1,299 @@
+//! Servers, the lead and workers that are killed, in a job that keeps checkpoints: everything comes back by itself,
+//! and the trained bits and the optimizer's state are those of an undisturbed run.
+//!
+//! Processes are killed at named points of the protocol and at any time, and started again as a container's restart policy
+//! would: with the same command. `FAULTS_SEED` chooses another course of kills, `FAULTS` how many.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that tells what it did")]
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use halflife_checkpoint::{CheckpointManifest, Checkpoints};
+use halflife_proto::membership::Operation;
+use halflife_proto::v1;
+use halflife_tests::dice::Dice;
+use halflife_tests::process::{Process, root};
+use halflife_tests::tool;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+const SERVERS: usize = 3;
+const WORKERS: usize = 4;
+/// In one run of this test.
+const KILLS: usize = 40;
+/// No progress for so long is a hang.
+const HANG: Duration = Duration::from_secs(40);
+
+/// What a job is: its file and settings.
+#[derive(Clone)]
+struct Kind {
+    file: PathBuf,
+    settings: Vec<String>,
+}
+
+impl Kind {
+    /// digits in blocks so small that every tensor is on every server, whose lr does not depend on the number of steps.
+    fn digits(directory: &Path) -> Kind {
+        let file = directory.join("job.toml");
+        let example = std::fs::read_to_string(root().join("deploy/examples/digits.toml")).expect("the example");
+        let checkpoint = "\n[checkpoint]\nlocation = \"kept\"\nevery = 20\nkeep_last = 2\n";
+        std::fs::write(&file, example + checkpoint).expect("a job file");
+        let settings = [
+            "job.block_elements=128",
+            "job.servers=3",
+            "optimizer.lr=0.005",
+            "membership.heartbeat_ms=100",
+            "membership.lease_ms=1000",
+            "training.eval_every=0",
+        ];
+        Kind { file, settings: settings.map(str::to_owned).to_vec() }
+    }
+
+    fn arguments(&self, more: &[&str]) -> Vec<String> {
+        let settings = self.settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]);
+        let file = ["--config".to_owned(), self.file.to_str().expect("a path").to_owned()];
+        file.into_iter().chain(settings).chain(more.iter().map(|text| (*text).to_owned())).collect()
+    }
+}
+
+/// A process that is started again, with the same command, whenever it is killed.
+struct Kept {
+    name: &'static str,
+    binary: &'static str,
+    arguments: Vec<String>,
+    process: Process,
+    /// The point that it was to be killed at, or what was done to it.
+    fault: Option<String>,
+}
+
+impl Kept {
+    fn start(name: &'static str, binary: &'static str, arguments: Vec<String>, fault: Option<String>) -> Kept {
+        let process = launch(binary, &arguments, fault.as_deref());
+        Kept { name, binary, arguments, process, fault }
+    }
+
+    /// Starts it again if it has ended, which only a kill may have done. Gives what killed it.
+    fn keep(&mut self, next: impl FnOnce() -> Option<String>) -> Option<String> {
+        if !self.process.has_ended() {
+            return None;
+        }
+        let fault = self.fault.take().unwrap_or_else(|| "nothing".to_owned());
+        self.fault = next();
+        let again = launch(self.binary, &self.arguments, self.fault.as_deref());
+        let ended = std::mem::replace(&mut self.process, again).finish();
+        let killed = ended.status.signal() == Some(9);
+        assert!(killed, "{} after {fault}: {:?}\n{}{}", self.name, ended.status, ended.stdout, ended.stderr);
+        Some(fault.split(':').next().unwrap_or_default().to_owned())
+    }
+}
+
+fn launch(binary: &str, arguments: &[String], fault: Option<&str>) -> Process {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let variable = fault.map(|fault| ("HALFLIFE_FAULT_POINT", fault));
+    Process::start_with(binary, &arguments, variable.as_slice())
+}
+
+/// A point where a process of this part dies, so many times further on.
+fn point(name: &str, dice: &mut Dice) -> Option<String> {
+    let points: &[(&str, u64)] = match name {
+        "lead" => &[
+            ("before-manifest", 3),
+            ("after-manifest", 3),
+            ("claimed", 1),
+            ("cut-taken", 4),
+            ("part-written", 4),
+            ("block-restored", 40),
+            ("block-applied", 20_000),
+        ],
+        "follower" => {
+            &[("cut-taken", 4), ("part-written", 4), ("block-restored", 40), ("restored", 1), ("block-applied", 20_000)]
+        }
+        _ => &[("gradient-block", 20_000), ("first-weights", 200), ("weights-complete", 200), ("assigned", 3)],
+    };
+    let (point, times) = dice.one_of(points);
+    // Half of the processes have no such point: they die at any time, or live.
+    (dice.below(2) == 0).then(|| format!("{point}:{}:kill", 1 + dice.below(times)))
+}
+
+/// The job under way.
+struct Job {
+    kept: Vec<Kept>,
+    lead_url: String,
+    reports: Vec<PathBuf>,
+    /// The newest generation and step seen, and when.
+    newest: (u64, u64, Instant),
+    /// A server was killed then, in that generation.
+    broken: Option<(Instant, u64)>,
+    recoveries: Vec<Duration>,
+}
+
+impl Job {
+    async fn start(kind: &Kind, directory: &Path, dice: &mut Dice) -> Job {
+        let endless = kind.arguments(&["--set", "job.steps=1000000", "--listen", "127.0.0.1:0"]);
+        // Only to find a free port, at which the lead is from then on.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+        let address = format!("127.0.0.1:{port}");
+        let lead_url = format!("http://{address}");
+        let lead: Vec<String> =
+            endless.iter().map(|text| if text == "127.0.0.1:0" { address.clone() } else { text.clone() }).collect();
+        let mut kept = vec![Kept::start("lead", "halflife-server", lead, None)];
+        for _ in 1..SERVERS {
+            let arguments = ["--lead", &lead_url, "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+            kept.push(Kept::start("follower", "halflife-server", arguments, point("follower", dice)));
+        }
+        let mut reports = Vec::new();
+        for index in 0..WORKERS {
+            let report = directory.join(format!("{index}.json"));
+            let shown = report.to_str().expect("a path");
+            let arguments = ["train", "--server", &lead_url, "--report", shown].map(str::to_owned).to_vec();
+            kept.push(Kept::start("worker", "halflife-worker", arguments, point("worker", dice)));
+            reports.push(report);
+        }
+        let newest = (0, 0, Instant::now());
+        Job { kept, lead_url, reports, newest, broken: None, recoveries: Vec::new() }
+    }
+
+    /// How the job stands; `None` while nobody leads it.
+    async fn status(&mut self) -> Option<v1::JobStatus> {
+        let asked = async {
+            let mut control = tool::control(&self.lead_url).await.ok()?;
+            Some(control.status(v1::StatusRequest {}).await.ok()?.into_inner())
+        };
+        let status = tokio::time::timeout(Duration::from_secs(2), asked).await.ok().flatten();
+        let now = Instant::now();
+        if let Some(status) = &status {
+            assert_ne!(status.phase(), v1::Phase::Stopped, "{}", status.note);
+            let generation = status.job.as_ref().map_or(0, |job| job.generation);
+            let restored = status.checkpoint.as_ref().and_then(|kept| kept.restored).map_or(0, |id| id.step);
+            if let Some((at, before)) = self.broken
+                && generation > before
+                && status.step > restored
+            {
+                self.recoveries.push(now - at);
+                self.broken = None;
+            }
+            if (generation, status.step) > (self.newest.0, self.newest.1) {
+                self.newest = (generation, status.step, now);
+            }
+        }
+        assert!(now - self.newest.2 < HANG, "no progress since {:?}: {status:?}", self.newest);
+        status
+    }
+
+    fn note_kill(&mut self, index: usize) {
+        if index < SERVERS {
+            self.broken.get_or_insert((Instant::now(), self.newest.0));
+        }
+    }
+}
+
+/// The final checkpoint at a place, verified.
+async fn last_checkpoint(place: &Path) -> CheckpointManifest {
+    let checkpoints = Checkpoints::open(place.to_str().expect("a path"), Path::new("/")).expect("the store");
+    let newest = checkpoints.newest().await.expect("a list").expect("a checkpoint");
+    checkpoints.verify(newest).await.expect("the checkpoint is whole");
+    checkpoints.manifest(newest).await.expect("a manifest")
+}
+
+/// The final digests of a run of so many steps in one process that nobody disturbs.
+async fn undisturbed(kind: &Kind, steps: u64) -> (String, CheckpointManifest) {
+    let directory = TempDir::new().expect("a directory");
+    let (report, kept) = (directory.path().join("report.json"), directory.path().join("kept"));
+    let (steps, location) = (format!("job.steps={steps}"), format!("checkpoint.location={}", kept.display()));
+    let more = ["--set", &steps, "--set", &location, "--set", "checkpoint.every=1000000"];
+    let arguments = kind.arguments(&[&more[..], &["--report", report.to_str().expect("a path")]].concat());
+    let arguments: Vec<&str> = std::iter::once("local").chain(arguments.iter().map(String::as_str)).collect();
+    let finished = Process::start("halflife-worker", &arguments).finish();
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(report).expect("a report")).unwrap();
+    (report["weights_digest"].as_str().unwrap().to_owned(), last_checkpoint(&kept).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_servers_leads_and_workers_come_back_and_change_no_bit() {
+    let mut dice = Dice::from_environment();
+    let directory = TempDir::new().expect("a directory");
+    let kind = Kind::digits(directory.path());
+    let mut job = Job::start(&kind, directory.path(), &mut dice).await;
+    let kills = std::env::var("FAULTS").map_or(KILLS, |faults| faults.parse().expect("FAULTS is a number"));
+    let mut counted: BTreeMap<String, usize> = BTreeMap::new();
+    let mut next_kill = Instant::now() + Duration::from_secs(3);
+    while counted.values().sum::<usize>() < kills {
+        job.status().await;
+        for index in 0..job.kept.len() {
+            let name = job.kept[index].name;
+            if let Some(fault) = job.kept[index].keep(|| point(name, &mut dice)) {
+                job.note_kill(index);
+                *counted.entry(format!("{name}: {fault}")).or_default() += 1;
+            }
+        }
+        if Instant::now() >= next_kill {
+            // Servers as often as workers, though there are fewer.
+            let index = if dice.below(2) == 0 { dice.below(SERVERS as u64) } else { dice.below(7) } as usize;
+            job.kept[index].fault = Some("any time".to_owned());
+            job.kept[index].process.signal("KILL");
+            next_kill = Instant::now() + Duration::from_millis(300 + dice.below(2500));
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    println!("{counted:#?}");
+    for name in ["lead", "follower", "worker"] {
+        assert!(counted.keys().any(|fault| fault.starts_with(name)), "no {name} died: {counted:?}");
+    }
+    end(&kind, directory.path(), job).await;
+}
+
+/// Lets whoever carries a fault go, ends the job in good order, and compares.
+async fn end(kind: &Kind, directory: &Path, mut job: Job) {
+    for kept in &mut job.kept {
+        kept.fault = None;
+        kept.process.signal("KILL");
+        while kept.keep(|| None).is_none() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let begun = Instant::now();
+    let more = loop {
+        let step = job.status().await.map_or(0, |status| status.step);
+        if step > 0 && begun.elapsed() > Duration::from_secs(2) {
+            break step;
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    let mut control = tool::control(&job.lead_url).await.expect("the lead listens");
+    control.operate(v1::OperateRequest::from(Operation::Stop)).await.expect("the lead ends the job");
+    for kept in job.kept {
+        let finished = kept.process.finish();
+        assert!(finished.status.success(), "{}: {}\n{}", kept.name, finished.stdout, finished.stderr);
+    }
+    let reports: Vec<Value> = job
+        .reports
+        .iter()
+        .map(|path| serde_json::from_str(&std::fs::read_to_string(path).expect("a report")).unwrap())
+        .collect();
+    let steps = reports[0]["steps"].as_u64().unwrap();
+    assert!(steps >= more, "{steps} steps after {more}");
+    let (digest, state) = undisturbed(kind, steps).await;
+    for report in &reports {
+        assert_eq!((report["steps"].as_u64(), report["weights_digest"].as_str()), (Some(steps), Some(digest.as_str())));
+    }
+    let kept = last_checkpoint(&directory.join("kept")).await;
+    assert_eq!((kept.id.step.0, kept.weights_digest), (steps, state.weights_digest));
+    assert_eq!(kept.state_digest, state.state_digest, "the optimizer's state after {steps} steps");
+    assert_eq!(kept.ledger, state.ledger);
+    let mut recoveries = job.recoveries;
+    recoveries.sort_unstable();
+    let ms = |at: usize| recoveries.get(at).map_or(0, Duration::as_millis);
+    println!(
+        "{steps} steps, generation {}, {} recoveries: p50 {} ms, max {} ms; {} steps undone in all that the leads know of",
+        kept.id.generation.0,
+        recoveries.len(),
+        ms(recoveries.len() / 2),
+        ms(recoveries.len().saturating_sub(1)),
+        kept.counters.get("undone_steps").copied().unwrap_or(0),
+    );
+}
