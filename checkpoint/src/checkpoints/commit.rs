@@ -7,7 +7,7 @@ use halflife_proto::ids::Generation;
 use halflife_proto::manifest::Manifest;
 use thiserror::Error;
 
-use super::server_file::{Expected, complete, open_all};
+use super::server_file::{Expected, Places, ServerFile, complete, open_all};
 use super::{Checkpoints, Differing, ReadError};
 use crate::id::CheckpointId;
 use crate::manifest::{CheckpointManifest, FileRecord};
@@ -65,19 +65,9 @@ impl Checkpoints {
         self.digests_of(&Arc::new(Expected { id, job: None, model: model.clone(), block_elements }), files).await
     }
 
-    pub(super) async fn digests_of(
-        &self,
-        expected: &Arc<Expected>,
-        files: &[FileRecord],
-    ) -> Result<Digests, ReadError> {
+    async fn digests_of(&self, expected: &Arc<Expected>, files: &[FileRecord]) -> Result<Digests, ReadError> {
         let (opened, places) = open_all(&*self.store, expected, files).await?;
-        let order = complete(expected, &places)?;
-        let blocks: Vec<_> = order.iter().map(|(file, block)| &opened[*file].index.blocks[*block]).collect();
-        let weights: Vec<_> = blocks.iter().map(|block| block.weights_digest()).collect();
-        Ok(Digests {
-            weights: digest::weights(weights.into_iter()),
-            state: digest::state(blocks.iter().map(|block| block.blake3)),
-        })
+        digests_in(expected, &opened, &places)
     }
 
     /// Commits a checkpoint whose files are all written; from then on it exists. Looks at every file
@@ -105,6 +95,16 @@ impl Checkpoints {
             Err(_) => Err(error.into()),
         }
     }
+}
+
+/// The digests of all blocks together, if each block of the model is there.
+pub(super) fn digests_in(expected: &Expected, files: &[ServerFile], places: &Places) -> Result<Digests, ReadError> {
+    let order = complete(expected, places)?;
+    let blocks: Vec<_> = order.iter().map(|(file, block)| &files[*file].index.blocks[*block]).collect();
+    Ok(Digests {
+        weights: digest::weights(blocks.iter().map(|block| block.weights_digest())),
+        state: digest::state(blocks.iter().map(|block| block.blake3)),
+    })
 }
 
 /// The digests of the blocks are those the manifest states.

@@ -125,12 +125,15 @@ impl ServerFile {
     }
 }
 
+/// Which file holds each block, and which of its blocks it is there.
+pub type Places = HashMap<BlockId, (usize, usize)>;
+
 /// Opens the files of a checkpoint and says which of them holds each block.
 pub async fn open_all(
     store: &dyn Store,
     expected: &Arc<Expected>,
     files: &[FileRecord],
-) -> Result<(Vec<ServerFile>, HashMap<BlockId, (usize, usize)>), ReadError> {
+) -> Result<(Vec<ServerFile>, Places), ReadError> {
     let mut opened = Vec::with_capacity(files.len());
     let mut places = HashMap::new();
     for (file_at, record) in files.iter().enumerate() {
@@ -150,10 +153,7 @@ pub async fn open_all(
 }
 
 /// Checks that every block of the model has its place, and returns the places in block order.
-pub fn complete(
-    expected: &Expected,
-    places: &HashMap<BlockId, (usize, usize)>,
-) -> Result<Vec<(usize, usize)>, ReadError> {
+pub fn complete(expected: &Expected, places: &Places) -> Result<Vec<(usize, usize)>, ReadError> {
     all_blocks(&expected.model, expected.block_elements)
         .map(|(block, _)| places.get(&block).copied().ok_or_else(|| missing(expected, block)))
         .collect()

@@ -1,6 +1,6 @@
 //! Verifying: every byte of a checkpoint.
 
-use super::commit::check;
+use super::commit::{check, digests_in};
 use super::read::batches;
 use super::server_file::{Expected, open_all};
 use super::{Checkpoints, ReadError};
@@ -26,8 +26,8 @@ impl Checkpoints {
     pub async fn verify(&self, id: CheckpointId) -> Result<Verified, ReadError> {
         let manifest = self.manifest(id).await?;
         let expected = Expected::of(&manifest);
-        check(&manifest, self.digests_of(&expected, &manifest.files).await?)?;
-        let (files, _) = open_all(&*self.store, &expected, &manifest.files).await?;
+        let (files, places) = open_all(&*self.store, &expected, &manifest.files).await?;
+        check(&manifest, digests_in(&expected, &files, &places)?)?;
         let mut verified = Verified { files: files.len(), blocks: 0, bytes: 0 };
         for file in &files {
             file.check_prefix(&*self.store).await?;

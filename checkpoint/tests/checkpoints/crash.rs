@@ -10,7 +10,7 @@ use halflife_checkpoint::{CheckpointId, Checkpoints, Retention};
 use crate::sample::{self, claim, id};
 
 /// Crashes at each operation, each with so many ways to forget.
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 2;
 
 fn open(disk: &ForgetfulDisk) -> Option<Checkpoints> {
     Some(Checkpoints::in_store(Arc::new(LocalStore::on(disk.clone(), Path::new("/job")).ok()?)))

@@ -41,3 +41,31 @@ pub fn plan(owner: Owner, mut blocks: Vec<BlockContents>) -> Result<Plan, WriteE
     let record = FileRecord { server, bytes: frame.bytes, header_bytes, header_blake3, index_blake3: [0; 32] };
     Ok(Plan { blocks, index, frame, record })
 }
+
+#[cfg(test)]
+mod tests {
+    use halflife_proto::blocks::BlockId;
+    use halflife_proto::ids::{Generation, Step, TensorIndex};
+
+    use super::*;
+    use crate::contents::{Array, ArrayDtype, WEIGHTS};
+
+    #[test]
+    fn more_than_a_header_can_describe_is_refused() {
+        let weights = Array { name: WEIGHTS.to_owned(), dtype: ArrayDtype::F32, data: vec![0; 4].into() };
+        let block = |index| BlockContents {
+            block: BlockId { tensor: TensorIndex(0), index },
+            tensor: "n".repeat(1 << 20),
+            updates: 0,
+            arrays: vec![weights.clone()],
+        };
+        let owner = || Owner {
+            id: CheckpointId { step: Step(1), generation: Generation(1) },
+            server: ServerIndex(0),
+            job: JobId("job".to_owned()),
+        };
+        assert!(plan(owner(), (0..47).map(block).collect()).is_ok());
+        let refused = plan(owner(), (0..48).map(block).collect()).map(|_| ());
+        assert!(matches!(refused, Err(WriteError::HeaderTooLarge { found, .. }) if found > 100_000_000));
+    }
+}

@@ -81,10 +81,7 @@ impl Disk for SystemDisk {
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             // Network file systems do not know it; a link does not replace either.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                fs::hard_link(from, to)?;
-                fs::remove_file(from)
-            }
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => link_new(from, to),
             done => Ok(done?),
         }
     }
@@ -140,5 +137,29 @@ impl Disk for SystemDisk {
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let status = rustix::fs::statvfs(path)?;
         Ok(status.f_bavail.saturating_mul(status.f_frsize))
+    }
+}
+
+fn link_new(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to)?;
+    fs::remove_file(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_rename_without_replacing_do_the_same() {
+        for rename in [link_new, |from: &Path, to: &Path| SystemDisk.rename_new(from, to)] {
+            let directory = tempfile::tempdir().unwrap();
+            let [one, other, to] = ["one", "other", "to"].map(|name| directory.path().join(name));
+            fs::write(&one, "one").unwrap();
+            fs::write(&other, "other").unwrap();
+            rename(&one, &to).unwrap();
+            assert_eq!(rename(&other, &to).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!(fs::read_to_string(&to).unwrap(), "one");
+            assert!(!one.exists() && other.exists());
+        }
     }
 }
