@@ -6,6 +6,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that tells what it did")]
 
+#[allow(dead_code, reason = "this test needs the process alone")]
+#[path = "../../checkpoint/tests/s3/moto.rs"]
+mod moto;
+
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +21,7 @@ use halflife_proto::v1;
 use halflife_tests::dice::Dice;
 use halflife_tests::process::{Process, root};
 use halflife_tests::tool;
+use moto::Moto;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -466,4 +471,30 @@ async fn with_tickets_a_job_goes_on_from_a_drained_cut_and_tells_what_was_undone
     }
     assert!(undone > 0, "nothing was undone by four losses");
     println!("{} tickets, {undone} acknowledged pushes undone, {:?}", kept.id.step.0, kept.counters);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_state_is_in_a_bucket_goes_on_from_there() {
+    let directory = TempDir::new().expect("a directory");
+    let moto = tokio::task::spawn_blocking(Moto::start).await.expect("moto starts");
+    let variables: Vec<(String, String)> =
+        Moto::variables(moto.port()).into_iter().filter(|(name, _)| name != "PATH").collect();
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let kind = Kind::digits(directory.path());
+    let report = directory.path().join("report.json");
+    let shown = report.to_str().expect("a path");
+    let run = |steps: &str, servers: &str| {
+        let more =
+            ["--set", "checkpoint.location=s3://bucket/job", "--set", steps, "--servers", servers, "--report", shown];
+        let arguments = kind.arguments(&more);
+        let arguments: Vec<&str> = std::iter::once("local").chain(arguments.iter().map(String::as_str)).collect();
+        let finished = Process::start_with("halflife-worker", &arguments, &variables).finish();
+        assert!(finished.status.success(), "{}", finished.stderr);
+        let report = std::fs::read_to_string(&report).expect("a report");
+        serde_json::from_str::<Value>(&report).unwrap()
+    };
+    run("job.steps=40", "2");
+    let resumed = run("job.steps=70", "3");
+    assert_eq!(resumed["steps_seen"].as_u64(), Some(30), "{resumed}");
+    assert_eq!(resumed["weights_digest"], undisturbed(&kind, 70).await.0);
 }
