@@ -2,7 +2,8 @@
 //! and the trained bits and the optimizer's state are those of an undisturbed run.
 //!
 //! Processes are killed at named points of the protocol and at any time, and started again as a container's restart policy
-//! would: with the same command. `FAULTS_SEED` chooses another course of kills, `FAULTS` how many.
+//! would: with the same command. `FAULTS_SEED` chooses another course of kills, `FAULTS` how many, `RECOVERY_JOB` another
+//! job file (without a [checkpoint], and with whole paths in it).
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that tells what it did")]
 
@@ -44,7 +45,9 @@ impl Kind {
     /// digits in blocks so small that every tensor is on every server, whose lr does not depend on the number of steps.
     fn digits(directory: &Path) -> Kind {
         let file = directory.join("job.toml");
-        let example = std::fs::read_to_string(root().join("deploy/examples/digits.toml")).expect("the example");
+        let example =
+            std::env::var_os("RECOVERY_JOB").map_or_else(|| root().join("deploy/examples/digits.toml"), PathBuf::from);
+        let example = std::fs::read_to_string(example).expect("a job file");
         let checkpoint = "\n[checkpoint]\nlocation = \"kept\"\nevery = 20\nkeep_last = 2\n";
         std::fs::write(&file, example + checkpoint).expect("a job file");
         let settings = [
