@@ -1,0 +1,167 @@
+//! Jobs that keep checkpoints: when one is ordered, what waits for it, and going back to one.
+
+use halflife_proto::ids::Generation;
+use halflife_proto::membership::{CheckpointName, CheckpointPlan, SavedFile};
+
+use super::*;
+use crate::lead::state::{Keeping, Restored};
+
+const FILE: SavedFile = SavedFile { bytes: 1, header_bytes: 1, header_blake3: [0; 32], index_blake3: [0; 32] };
+
+fn keeping(restored: Option<u64>) -> Settings {
+    let restore = restored.map(|step| CheckpointName { step: Step(step), generation: Generation(1) });
+    let plan = CheckpointPlan { nonce: "n".to_owned(), restore };
+    let restored = restored.map(|_| Restored { model: manifest(), voided: 0, torn: 0 });
+    Settings { checkpoints: Some(Keeping { every: 4, plan, restored }), ..settings(2) }
+}
+
+fn register(state: &mut LeadState) -> Vec<Effect> {
+    for index in 0..2 {
+        let url = format!("http://s{index}");
+        assert_eq!(state.restore_once_complete(), []);
+        state.register(Incarnation(900 + index), url.as_str().into(), None).unwrap();
+    }
+    state.restore_once_complete()
+}
+
+/// The orders to all servers among the effects, once each.
+fn orders(effects: &[Effect]) -> Vec<Order> {
+    let of = |index| {
+        let of_server = move |effect: &Effect| match effect {
+            Effect::Order(ServerIndex(found), order) if *found == index => Some(order.clone()),
+            _ => None,
+        };
+        effects.iter().filter_map(of_server).collect::<Vec<_>>()
+    };
+    assert_eq!(of(0), of(1));
+    of(0)
+}
+
+/// A job whose blocks are placed, which is about to be initialized; worker 1 has joined.
+fn begun() -> LeadState {
+    let mut state = LeadState::new(keeping(None));
+    assert_eq!(register(&mut state), []);
+    assert_eq!(join(&mut state, 0, 1).0.unwrap_err().cause, RefusalCause::NotReady);
+    assert_eq!(state.placed(ServerIndex(0)), []);
+    assert_eq!(orders(&state.placed(ServerIndex(1))), [Order::Cut(Step(0))]);
+    join(&mut state, 0, 1).0.unwrap();
+    state
+}
+
+/// Everything servers say of a checkpoint, up to the commit.
+fn save(state: &mut LeadState, step: u64) -> Vec<Effect> {
+    for index in [0, 1].map(ServerIndex) {
+        state.cut_taken(index, Step(step));
+    }
+    assert_eq!(state.saved(ServerIndex(0), Step(step), FILE), []);
+    state.saved(ServerIndex(1), Step(step), FILE)
+}
+
+fn hold(state: &LeadState) -> Option<Notice> {
+    let holds = |notice: &Notice| matches!(notice, Notice::Hold(_));
+    state.notices(Incarnation(1), &mut Heard::default()).into_iter().find(holds)
+}
+
+#[test]
+fn nobody_computes_before_step_0_is_durable_and_then_the_next_is_ordered() {
+    let mut state = begun();
+    complete_everywhere(&mut state, 0);
+    assert_eq!(hold(&state), Some(Notice::Hold(Some(Step(0)))));
+    assert!(state.awaits_first_checkpoint());
+    let files = vec![(ServerIndex(0), FILE), (ServerIndex(1), FILE)];
+    assert_eq!(save(&mut state, 0), [Effect::Commit(Step(0), files)]);
+    let effects = state.checkpoint_ended(Step(0), None);
+    assert_eq!(orders(&effects), [Order::Durable(Step(0)), Order::Cut(Step(4))]);
+    assert!(effects.contains(&Effect::HoldChanged));
+    assert_eq!((hold(&state), state.awaits_first_checkpoint()), (None, false));
+    assert_eq!(state.checkpoint_ended(Step(0), None), [], "once");
+}
+
+#[test]
+fn a_store_that_fails_stops_nobody() {
+    let mut state = begun();
+    complete_everywhere(&mut state, 0);
+    let effects = state.save_failed(ServerIndex(1), Step(0), "no space");
+    assert!(matches!(&effects[0], Effect::Warn(text) if text.contains("server 1: no space")), "{effects:?}");
+    assert_eq!(orders(&effects), [Order::Cut(Step(4))]);
+    assert_eq!(hold(&state), None);
+    assert_eq!(state.saved(ServerIndex(0), Step(0), FILE), [], "the rest of it comes too late");
+}
+
+#[test]
+fn a_server_past_the_step_moves_the_cut() {
+    let mut state = begun();
+    complete_everywhere(&mut state, 0);
+    save(&mut state, 0);
+    state.checkpoint_ended(Step(0), None);
+    assert_eq!(orders(&state.cut_passed(Step(4), Step(5))), [Order::Cut(Step(8))]);
+    assert_eq!(state.cut_passed(Step(4), Step(5)), []);
+    assert_eq!(orders(&state.cut_passed(Step(8), Step(9))), [Order::Cut(Step(10))], "the last step is cut, too");
+}
+
+#[test]
+fn the_job_is_finished_once_its_last_checkpoint_is_made() {
+    let mut state = begun();
+    complete_everywhere(&mut state, 0);
+    save(&mut state, 0);
+    state.checkpoint_ended(Step(0), None);
+    state.cut_passed(Step(4), Step(9));
+    assert_eq!(complete_everywhere(&mut state, 10), []);
+    assert_ne!(state.phase(), Phase::Finished);
+    save(&mut state, 10);
+    let effects = state.checkpoint_ended(Step(10), None);
+    assert!(effects.contains(&Effect::Notify(Incarnation(1), Notice::Finished(Step(10)))), "{effects:?}");
+    assert_eq!(state.phase(), Phase::Finished);
+    assert_eq!(orders(&state.leave(Incarnation(1))), [Order::Finish(Step(10))]);
+}
+
+#[test]
+fn a_lost_server_sends_the_job_back_and_everybody_must_join_again() {
+    let mut state = begun();
+    complete_everywhere(&mut state, 0);
+    let why = "server 1 (http://s1) is lost".to_owned();
+    assert_eq!(state.server_lost(ServerIndex(1)), [Effect::Recover(why)]);
+    assert_eq!(state.server_lost(ServerIndex(0)), [], "once");
+    assert_eq!(state.phase(), Phase::Restoring);
+    assert_eq!(join(&mut state, 1, 2).0.unwrap_err().cause, RefusalCause::NotReady);
+    let notices = state.notices(Incarnation(1), &mut Heard::default());
+    assert!(matches!(&notices[..], [Notice::Fenced(refusal)] if refusal.message.contains("last checkpoint")));
+}
+
+#[test]
+fn a_server_that_comes_too_early_may_try_again() {
+    let mut state = begun();
+    let refused = state.register(Incarnation(77), "http://s1".into(), None).unwrap_err();
+    assert_eq!(refused.cause, RefusalCause::NotReady);
+}
+
+#[test]
+fn a_job_that_goes_on_places_its_blocks_by_itself_and_initializes_nothing() {
+    let mut state = LeadState::new(keeping(Some(4)));
+    let effects = register(&mut state);
+    let placed = |effect: &Effect| matches!(effect, Effect::Order(_, Order::Place { checkpoint: Some(plan), .. }) if plan.restore.is_some());
+    assert!(effects.len() == 2 && effects.iter().all(placed), "{effects:?}");
+    assert_eq!(join(&mut state, 0, 1).0.unwrap_err().cause, RefusalCause::NotReady);
+    assert_eq!((state.placed(ServerIndex(0)), state.placed(ServerIndex(1))), (vec![], vec![]));
+    assert_eq!((state.phase(), join(&mut state, 0, 1).0.is_err()), (Phase::Restoring, true));
+    state.complete(ServerIndex(0), Step(4));
+    assert_eq!(orders(&state.complete(ServerIndex(1), Step(4))), [Order::Cut(Step(8))]);
+    let joined = join(&mut state, 1, 1).0.unwrap();
+    assert_eq!((joined.step, joined.assignment.initialize), (Some(Step(4)), false));
+    assert_eq!(hold(&state), None);
+}
+
+#[test]
+fn a_checkpoint_on_demand_names_its_step_and_needs_a_store() {
+    let mut state = begun();
+    complete_everywhere(&mut state, 0);
+    save(&mut state, 0);
+    state.checkpoint_ended(Step(0), None);
+    // The regular one is ordered, and not taken by anybody yet.
+    assert_eq!(state.operate(Operation::Checkpoint), (Ok(Step(4)), vec![]));
+    save(&mut state, 4);
+    assert_eq!(state.operate(Operation::Checkpoint), (Ok(Step(1)), vec![]), "what is set aside is older");
+    assert_eq!(orders(&state.checkpoint_ended(Step(4), None)), [Order::Durable(Step(4)), Order::Cut(Step(5))]);
+    let refused = placed(2).operate(Operation::Checkpoint).0.unwrap_err();
+    assert!(refused.to_string().contains("[checkpoint]"), "{refused}");
+}
