@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -113,6 +114,19 @@ class Job:
             data = retry(lambda: stub.Pull(request)).blocks[0].data
             weights[name][begin:end] = torch.tensor(struct.unpack(f"<{end - begin}f", data))
         return {name: values.reshape(self.named[name].shape) for name, values in weights.items()}
+
+    @contextmanager
+    def checkpoint_now(self, step):
+        """`checkpoint now`, which waits for this step to be made in the block, and has ended after it."""
+        line = [f"{self.binaries}/halflife-server", "checkpoint", "now", "--lead", self.url, "--timeout", str(SECONDS)]
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        begun = time.monotonic()
+        while self.control.Status(control_pb2.StatusRequest()).checkpoint.under_way != step:
+            assert process.poll() is None and time.monotonic() < begun + SECONDS, process.communicate()
+            time.sleep(0.02)
+        yield
+        said, _ = process.communicate(timeout=2 * SECONDS)
+        assert process.returncode == 0 and f"{step:012}-g" in said, said
 
 
 def retry(call):

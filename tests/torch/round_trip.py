@@ -38,37 +38,13 @@ def in_halflife(binaries, directory, settings):
         job.join(named)
         trajectory = [job.step(step, gradients(step)) for step in range(FIRST + 1, MIDDLE + 1)]
         # Every block is at MIDDLE: what is asked for is of the next step.
-        command_running = Checkpoint(binaries, job)
-        trajectory.append(job.step(MIDDLE + 1, gradients(MIDDLE + 1)))
-        command_running.finish()
+        with job.checkpoint_now(MIDDLE + 1):
+            trajectory.append(job.step(MIDDLE + 1, gradients(MIDDLE + 1)))
     verified = command(binaries, "verify", "--config", config, "--all")
     assert "DAMAGED" not in verified, verified
     exported = ["--weights", directory / "then.safetensors", "--torch-state", directory / "then-state.safetensors"]
     command(binaries, "export", "--config", config, MIDDLE + 1, *exported)
     return trajectory
-
-
-class Checkpoint:
-    """`checkpoint now`, which waits for the next step."""
-
-    def __init__(self, binaries, job):
-        import subprocess
-        import time
-
-        line = [f"{binaries}/halflife-server", "checkpoint", "now", "--lead", job.url, "--timeout", "30"]
-        self.process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        while not job.control.Status(status_request()).checkpoint.HasField("under_way"):
-            time.sleep(0.02)
-
-    def finish(self):
-        said, _ = self.process.communicate(timeout=60)
-        assert self.process.returncode == 0 and f"{MIDDLE + 1:012}-g" in said, said
-
-
-def status_request():
-    from job import control_pb2
-
-    return control_pb2.StatusRequest()
 
 
 def compare(name, alone, together):
