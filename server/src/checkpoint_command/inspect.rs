@@ -28,7 +28,7 @@ pub(super) async fn run(arguments: &InspectArguments) -> Result<(), CheckpointCo
 
 fn text(place: &Place, manifest: &CheckpointManifest) -> String {
     let CheckpointManifest { id, job, mode, schedule, .. } = manifest;
-    let mut text = format!("{id}  job {job}, mode {mode}");
+    let mut text = format!("{id}  {job}, mode {mode}");
     if let Some(at) = place.committed_at(*id) {
         _ = write!(text, ", committed {}", amounts::time(at)); // text in memory takes everything
     }
@@ -80,7 +80,8 @@ fn revisions(text: &mut String, revisions: &[SpecRevision]) {
         match before {
             None => {
                 _ = write!(text, "\n\nsettings from step {from}:");
-                revision.spec_toml.lines().for_each(|line| _ = write!(text, "\n  {line}"));
+                let lines = revision.spec_toml.lines().filter(|line| !line.is_empty());
+                lines.for_each(|line| _ = write!(text, "\n  {line}"));
             }
             Some(before) => {
                 _ = write!(text, "\n\nfrom step {from}:");

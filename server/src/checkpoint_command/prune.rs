@@ -23,7 +23,7 @@ pub(super) async fn run(arguments: &PruneArguments) -> Result<(), CheckpointComm
     };
     let done = if arguments.dry_run { "would be deleted" } else { "deleted" };
     checkpoints.iter().for_each(|id| say(&format!("{id}  {done}")));
-    orphans.iter().for_each(|id| say(&format!("{id}  {done}: was never committed")));
+    orphans.iter().for_each(|id| say(&format!("{id}  {done}: has no manifest, so it is no checkpoint")));
     let (count, size) = (checkpoints.len() + orphans.len(), amounts::bytes(bytes));
     let left = place.list().await?.len() - if arguments.dry_run { checkpoints.len() } else { 0 };
     say(&format!("{count} {done}, {size}; {left} {}", if arguments.dry_run { "would stay" } else { "stay" }));

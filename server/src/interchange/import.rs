@@ -3,94 +3,34 @@
 //! Promises: everything is read and checked before anything is written; a store that holds a job is left as it is. The
 //! ledger counts the steps before the import as if the job's settings had held in them: what did is not known.
 
-use std::collections::{BTreeMap, HashSet};
+mod checks;
+mod error;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use halflife_checkpoint::{
-    Array, ArrayDtype, BlockContents, CheckpointId, CheckpointManifest, Checkpoints, Claim, ClaimError, CommitError,
-    FORMAT_VERSION, GroupLedger, ReadError, SpecRevision, WEIGHTS, WriteError, store::StoreError,
+    Array, ArrayDtype, BlockContents, CheckpointId, CheckpointManifest, Checkpoints, Claim, FORMAT_VERSION,
+    GroupLedger, SpecRevision, WEIGHTS,
 };
-use halflife_optim::{ConfigError, Optimizer, Plane};
+use halflife_optim::{Optimizer, Plane};
 use halflife_proto::blocks::{BLOCKS_MAX, all_blocks, block_count};
 use halflife_proto::ids::{Generation, JobId, ServerIndex, Step};
 use halflife_proto::manifest::{Manifest, Role, Tensor};
-use halflife_proto::tensor_codec::magnitude_max;
 use rand::RngExt as _;
-use safetensors::Dtype;
-use thiserror::Error;
 
 use super::tensor_state::{StateReader, TensorState};
 use super::torch_mapping::TorchMapping;
-use super::{InterchangeError, OPTIMIZER_KEY, ParamGroup, TensorFile, model_record, param_group};
+use super::{InterchangeError, OPTIMIZER_KEY, TensorFile, model_record, param_group};
 use crate::block::initial_planes;
 use crate::config::JobSpec;
 use crate::lead::{NO_GROUP, TORN, UNDONE, VOIDED, schedule};
 
+pub use error::ImportError;
+
 /// The generation of an import.
 const GENERATION: Generation = Generation(1);
-
-/// Why a job was not imported.
-#[derive(Debug, Error)]
-pub enum ImportError {
-    /// The files are not the job's.
-    #[error(transparent)]
-    Interchange(#[from] InterchangeError),
-    /// The optimizer's settings are wrong.
-    #[error(transparent)]
-    Optimizer(#[from] ConfigError),
-    /// The job is over by then.
-    #[error("--step {step}: expected at most {steps}, the job's steps")]
-    Beyond {
-        /// The step given.
-        step: u64,
-        /// The job's last.
-        steps: u64,
-    },
-    /// Nothing to train, or too much.
-    #[error("{path}: expected {expected}, found {found}")]
-    Unfit {
-        /// The weights file.
-        path: String,
-        /// What a job takes.
-        expected: String,
-        /// What came.
-        found: String,
-    },
-    /// The store is another job's.
-    #[error("{location}: expected a place that holds no job yet, found {found}. Give another checkpoint.location")]
-    Occupied {
-        /// The store.
-        location: String,
-        /// What is there.
-        found: String,
-    },
-    /// The store has no room.
-    #[error("expected {needed} bytes free at {location}, found {free}")]
-    NoRoom {
-        /// Bytes to be written.
-        needed: u64,
-        /// The store.
-        location: String,
-        /// Bytes that are free.
-        free: u64,
-    },
-    /// The store cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Somebody else was quicker.
-    #[error(transparent)]
-    Claim(#[from] ClaimError),
-    /// Blocks were not written. The claim of the job stays: empty the place before another attempt.
-    #[error("{0}; remove what was written before another attempt")]
-    Write(#[from] WriteError),
-    /// The manifest was not written.
-    #[error("{0}; remove what was written before another attempt")]
-    Commit(#[from] CommitError),
-}
 
 /// What to import.
 #[derive(Clone, Debug)]
@@ -137,7 +77,7 @@ impl Import<'_> {
         let weights = TensorFile::read(&self.weights)?;
         let model = model_record::model(&path, &weights)?;
         self.check_model(&path, &model)?;
-        check_weights(&path, &model, &weights)?;
+        checks::weights(&path, &model, &weights)?;
         let (states, notes) = match &self.state {
             Some(state) => self.states(state, &model, &optimizer)?,
             None => (BTreeMap::new(), vec!["no --torch-state: the optimizer's state begins at zero".to_owned()]),
@@ -193,7 +133,7 @@ impl Import<'_> {
             return Err(InterchangeError::Optimizer { path, expected, found });
         }
         let groups = param_group::read(&path, &file, &mapping)?;
-        check_grouped(&path, model, &groups)?;
+        checks::grouped(&path, model, &groups)?;
         let mut reader = StateReader::new(&path, &file, &mapping, self.step);
         let mut states = BTreeMap::new();
         for tensor in model.tensors().iter().filter(|tensor| tensor.role == Role::Trainable) {
@@ -256,56 +196,11 @@ async fn check_free(checkpoints: &Checkpoints) -> Result<(), ImportError> {
     let claims = checkpoints.claims().await?;
     let listed = checkpoints.list().await?;
     let found = match (claims.last(), listed.last()) {
-        (Some(claim), _) => format!("job {} of generation {}", claim.job, claim.generation.0),
+        (Some(claim), _) => format!("{} of {}", claim.job, claim.generation),
         (None, Some(listed)) => format!("checkpoint {}", listed.id),
         (None, None) => return Ok(()),
     };
     Err(ImportError::Occupied { location: checkpoints.location(), found })
-}
-
-/// Every tensor that has blocks is there, f32, of its shape and finite; nothing else is.
-fn check_weights(path: &str, model: &Manifest, file: &TensorFile) -> Result<(), InterchangeError> {
-    let refused = |name: &str, expected: String, found: String| {
-        Err(InterchangeError::Tensor { path: path.to_owned(), name: name.to_owned(), expected, found })
-    };
-    let owned = |tensor: &&Tensor| !matches!(tensor.role, Role::Tied(_));
-    for tensor in model.tensors().iter().filter(owned) {
-        let expected = format!("F32{:?}", tensor.shape);
-        let Some(stored) = file.tensors.get(&tensor.name) else {
-            return refused(&tensor.name, expected, "no such tensor".to_owned());
-        };
-        if stored.dtype != Dtype::F32 || stored.shape != tensor.shape {
-            return refused(&tensor.name, expected, stored.shown());
-        }
-        if !magnitude_max(&stored.data).is_finite() {
-            return refused(&tensor.name, "finite values".to_owned(), "NaN or infinity".to_owned());
-        }
-    }
-    let known: HashSet<&str> = model.tensors().iter().filter(owned).map(|tensor| tensor.name.as_str()).collect();
-    match file.order.iter().find(|name| !known.contains(name.as_str())) {
-        Some(name) => refused(name, "no such tensor".to_owned(), file.tensors[name].shown()),
-        None => Ok(()),
-    }
-}
-
-/// Each trainable tensor is in one group.
-fn check_grouped(path: &str, model: &Manifest, groups: &[ParamGroup]) -> Result<(), InterchangeError> {
-    let refused = |name: &str, expected: &str, found: String| {
-        let (path, name) = (path.to_owned(), name.to_owned());
-        Err(InterchangeError::Tensor { path, name, expected: expected.to_owned(), found })
-    };
-    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
-    groups.iter().flat_map(|group| &group.names).for_each(|name| *times.entry(name).or_default() += 1);
-    for tensor in model.tensors().iter().filter(|tensor| tensor.role == Role::Trainable) {
-        let found = times.remove(tensor.name.as_str()).unwrap_or_default();
-        if found != 1 {
-            return refused(&tensor.name, "it in one of param_groups", format!("it in {found}"));
-        }
-    }
-    match times.first_key_value() {
-        Some((name, _)) => refused(name, "a trainable tensor of the model", "none".to_owned()),
-        None => Ok(()),
-    }
 }
 
 fn dims(tensor: &Tensor) -> Vec<usize> {

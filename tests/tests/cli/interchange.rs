@@ -83,7 +83,7 @@ fn what_is_imported_is_a_whole_checkpoint_that_exports_as_it_came() {
     assert_eq!((weights.tensors, weights.order), (files.weights.tensors.clone(), files.weights.order.clone()));
     assert_eq!(state.tensors, files.state.tensors);
     // The same model again: the record keeps the order.
-    fails(&files.import("kept", ADAMW, &["--step", "42"]), &["expected a place that holds no job yet, found job j-"]);
+    fails(&files.import("kept", ADAMW, &["--step", "42"]), &["expected a place that holds no job yet, found job \"j-"]);
 }
 
 #[test]
