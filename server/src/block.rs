@@ -522,7 +522,7 @@ fn step_of(contribution: &Contribution) -> Step {
 
 /// Planes as they are before the first update. A rule that needs whole tensors keeps the planes of a
 /// tensor (whose lengths are not the tensor's) in its first block.
-fn initial_planes(optimizer: &Optimizer, id: BlockId, elements: usize, shape: &[usize]) -> Planes {
+pub(crate) fn initial_planes(optimizer: &Optimizer, id: BlockId, elements: usize, shape: &[usize]) -> Planes {
     let length = |spec: &PlaneSpec| match (optimizer.needs_whole_tensors(), id.index) {
         (false, _) => elements,
         (true, 0) => spec.length(shape),

@@ -37,6 +37,7 @@ use tracing::{error, info, warn};
 pub use cuts::{Cuts, Told};
 pub use initial_weights::{InitialWeights, InitialWeightsError};
 pub use keeper::{Keeper, TORN, UNDONE, VOIDED};
+pub(crate) use keeper::{NO_GROUP, schedule};
 pub use quorum::Quorum;
 pub use state::{Demand, Keeping, LeadState, Phase, Restored, Settings};
 pub use tickets::{Consequences, Tickets};

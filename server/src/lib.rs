@@ -12,17 +12,20 @@
 //!   the lead is told with a quorum and in the asynchronous modes; [`staleness`] is how stale gradients are.
 //! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
 //! - [`recovery`] is how a lead begins, anew or from a checkpoint; `saving` writes blocks and reads them back.
-//! - [`operator`] is how a person looks at a job and acts on it.
+//! - [`operator`] is how a person looks at a job and acts on it; [`checkpoint_command`] is the same for its checkpoints,
+//!   and [`interchange`] takes weights and moments to PyTorch and back.
 //! - [`config`] reads the job file; [`explain`] says what it means. `registry` is the one file that touches dashmap.
 
 pub mod allocator;
 pub mod block;
+pub mod checkpoint_command;
 pub mod compute;
 pub mod config;
 pub mod connections;
 pub mod data_service;
 pub mod explain;
 pub mod follower;
+pub mod interchange;
 pub mod io_threads;
 pub mod lead;
 pub mod node;

@@ -1,5 +1,6 @@
 //! `halflife-server`: the command line.
 
+use std::fmt::Display;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use halflife_server::checkpoint_command::{self, CheckpointArguments};
 use halflife_server::explain::{self, ExplainArguments};
 use halflife_server::operator::{
     self, DrainArguments, PauseArguments, ResumeArguments, StatusArguments, StopArguments, Wish,
@@ -32,6 +34,7 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Checkpoint(CheckpointArguments),
     Explain(ExplainArguments),
     Status(StatusArguments),
     Pause(PauseArguments),
@@ -101,12 +104,13 @@ fn main() -> ExitCode {
     halflife_server::allocator::keep_freed_memory();
     let line = CommandLine::parse();
     match line.command {
+        Some(Command::Checkpoint(arguments)) => on_runtime(checkpoint_command::run(arguments)),
         Some(Command::Explain(arguments)) => explain(&arguments),
-        Some(Command::Status(arguments)) => operate(Wish::Status(arguments)),
-        Some(Command::Pause(arguments)) => operate(Wish::Pause(arguments)),
-        Some(Command::Resume(arguments)) => operate(Wish::Resume(arguments)),
-        Some(Command::Drain(arguments)) => operate(Wish::Drain(arguments)),
-        Some(Command::Stop(arguments)) => operate(Wish::Stop(arguments)),
+        Some(Command::Status(arguments)) => on_runtime(operator::run(Wish::Status(arguments))),
+        Some(Command::Pause(arguments)) => on_runtime(operator::run(Wish::Pause(arguments))),
+        Some(Command::Resume(arguments)) => on_runtime(operator::run(Wish::Resume(arguments))),
+        Some(Command::Drain(arguments)) => on_runtime(operator::run(Wish::Drain(arguments))),
+        Some(Command::Stop(arguments)) => on_runtime(operator::run(Wish::Stop(arguments))),
         None => serve(line.serve),
     }
 }
@@ -121,12 +125,12 @@ fn explain(arguments: &ExplainArguments) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn operate(wish: Wish) -> ExitCode {
+fn on_runtime<E: Display>(doing: impl Future<Output = Result<(), E>>) -> ExitCode {
     let runtime = match io_threads::runtime(1) {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start the runtime: {error}")),
     };
-    match runtime.block_on(operator::run(wish)) {
+    match runtime.block_on(doing) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }

@@ -29,7 +29,7 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 pub struct LeadArguments {
     /// The URL of the server that leads the job.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7070", env = "HALFLIFE_LEAD")]
-    lead: String,
+    pub(crate) lead: String,
 }
 
 /// Say how a job stands: step, lr, workers with their slots, servers with what waits on them, promises.
@@ -174,13 +174,13 @@ fn say(text: &str) {
 }
 
 /// A connection to the lead.
-struct Connection {
+pub(crate) struct Connection {
     url: String,
     control: ControlClient<Channel>,
 }
 
 impl Connection {
-    async fn open(url: &str) -> Result<Connection, OperatorError> {
+    pub(crate) async fn open(url: &str) -> Result<Connection, OperatorError> {
         let bad = |reason: String| OperatorError::BadUrl { url: url.to_owned(), reason };
         if !url.contains("://") {
             return Err(bad("no scheme".to_owned()));
@@ -194,13 +194,13 @@ impl Connection {
         Ok(Connection { url: url.to_owned(), control })
     }
 
-    async fn operate(&mut self, operation: Operation) -> Result<u64, OperatorError> {
+    pub(crate) async fn operate(&mut self, operation: Operation) -> Result<u64, OperatorError> {
         let request = v1::OperateRequest::from(operation);
         let answer = self.control.operate(request).await.map_err(|status| self.failed(&status))?;
         Ok(answer.into_inner().step)
     }
 
-    async fn status(&mut self) -> Result<v1::JobStatus, OperatorError> {
+    pub(crate) async fn status(&mut self) -> Result<v1::JobStatus, OperatorError> {
         let answer = self.control.status(v1::StatusRequest {}).await.map_err(|status| self.failed(&status))?;
         Ok(answer.into_inner())
     }

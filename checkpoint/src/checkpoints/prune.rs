@@ -3,11 +3,12 @@
 use halflife_proto::ids::Generation;
 use thiserror::Error;
 
+use super::list::Found;
 use super::{Checkpoints, ReadError};
 use crate::history::History;
 use crate::id::CheckpointId;
 use crate::paths;
-use crate::retention::{Retention, disposal};
+use crate::retention::{Disposal, Retention, disposal};
 use crate::store::StoreError;
 
 /// What a pruning deleted.
@@ -40,6 +41,13 @@ pub enum PruneError {
     Store(#[from] StoreError),
 }
 
+/// What there is, and what of it may go.
+struct Plan {
+    found: Found,
+    newest: Option<Generation>,
+    disposal: Disposal,
+}
+
 impl Checkpoints {
     /// Deletes checkpoints that `retention` does not keep, and leftovers that were never committed.
     /// Never the newest of the surviving history. The manifest goes first, so that what is half deleted
@@ -48,12 +56,9 @@ impl Checkpoints {
     /// # Errors
     /// [`PruneError`]; whatever is left is whole or will be collected next time.
     pub async fn prune(&self, retention: Retention) -> Result<Pruned, PruneError> {
-        // What is there is looked at before the claims: a generation claimed in between makes nothing
-        // look older than it is.
-        let found = self.found().await?;
-        let history = History::new(&self.claims().await?);
-        let Some(generation) = history.newest_generation() else { return Ok(Pruned::default()) };
-        let disposal = disposal(&history, &found.bytes.keys().copied().collect(), &found.committed, retention);
+        let Plan { found, newest: Some(generation), disposal } = self.plan(retention).await? else {
+            return Ok(Pruned::default());
+        };
         let mut pruned = Pruned::default();
         for id in disposal.checkpoints {
             self.check_still_newest(generation).await?;
@@ -68,6 +73,25 @@ impl Checkpoints {
             pruned.bytes += found.bytes[&id];
         }
         Ok(pruned)
+    }
+
+    /// What [`Checkpoints::prune`] would delete if it were called now. Deletes nothing.
+    ///
+    /// # Errors
+    /// [`ReadError`] when what there is cannot be told.
+    pub async fn prunable(&self, retention: Retention) -> Result<Pruned, ReadError> {
+        let Plan { found, disposal: Disposal { checkpoints, orphans }, .. } = self.plan(retention).await?;
+        let bytes = checkpoints.iter().chain(&orphans).map(|id| found.bytes[id]).sum();
+        Ok(Pruned { checkpoints, orphans, bytes })
+    }
+
+    async fn plan(&self, retention: Retention) -> Result<Plan, ReadError> {
+        // What is there is looked at before the claims: a generation claimed in between makes nothing
+        // look older than it is.
+        let found = self.found().await?;
+        let history = History::new(&self.claims().await?);
+        let disposal = disposal(&history, &found.bytes.keys().copied().collect(), &found.committed, retention);
+        Ok(Plan { found, newest: history.newest_generation(), disposal })
     }
 
     /// Whoever claims a generation continues the newest checkpoint it sees, or one named by a person.

@@ -149,13 +149,19 @@ impl Cuts {
     /// A person asks for one. Gives the step it will be of, or an earlier one than it will be.
     pub fn request(&mut self, complete: Option<Step>) -> Step {
         self.requested = self.tried < Some(self.last);
-        match &self.under_way {
-            // What is set aside already may be older than what the person wants kept.
-            Some(under_way) if under_way.taken.is_empty() => {
+        let soonest = complete.map_or(Step::ZERO, Step::next).min(self.last);
+        // What is set aside already may be older than what the person wants kept.
+        match self.under_way.as_ref().filter(|under_way| under_way.taken.is_empty()) {
+            Some(under_way) if under_way.step <= soonest || under_way.requested => {
                 self.requested = false;
                 under_way.step
             }
-            _ => complete.map_or(Step::ZERO, Step::next).min(self.last),
+            Some(_) => {
+                // Ordered far ahead, it may be hours away; it is ordered again after this one.
+                self.under_way = None;
+                soonest
+            }
+            None => soonest,
         }
     }
 
@@ -347,7 +353,12 @@ mod tests {
         assert_eq!(cuts.passed(Step(11), Step(12)), Some(Step(16)));
         commit(&mut cuts, 16);
         assert_eq!(cuts.order(NOW, Some(Step(20))), Some(Step(1000)));
-        assert_eq!(cuts.request(Some(Step(21))), Step(1000), "the one ordered is of a later step anyway");
+        assert_eq!(cuts.request(Some(Step(21))), Step(22), "the regular one is far away");
+        assert_eq!(cuts.order(NOW, Some(Step(21))), Some(Step(22)));
+        assert_eq!(cuts.request(Some(Step(21))), Step(22), "the one ordered will do");
+        assert_eq!(cuts.order(NOW, Some(Step(21))), None);
+        commit(&mut cuts, 22);
+        assert_eq!(cuts.order(NOW, Some(Step(22))), Some(Step(1000)), "the regular one is not forgotten");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub const TORN: &str = "torn_pushes";
 pub const UNDONE: &str = "undone_steps";
 
 /// Group that stands for the tensors of none, in the ledger.
-const NO_GROUP: &str = "";
+pub(crate) const NO_GROUP: &str = "";
 
 /// The lead's hand on the checkpoint store.
 #[derive(Debug)]
@@ -160,7 +160,8 @@ fn record(server: ServerIndex, file: SavedFile) -> FileRecord {
     FileRecord { server, bytes, header_bytes, header_blake3, index_blake3 }
 }
 
-fn schedule(optimizer: &Optimizer, step: Step) -> ScheduleState {
+/// Where the schedules stand after `step`, for the manifest.
+pub(crate) fn schedule(optimizer: &Optimizer, step: Step) -> ScheduleState {
     let next_step = step.next();
     let ungrouped = optimizer.group_rules().swap_remove(0);
     let factors = optimizer.factors(&ungrouped, next_step.0, next_step.0);
