@@ -35,7 +35,7 @@ use modes::Decider;
 pub use keeping::{Keeping, Restored};
 pub use memory::Demand;
 use operate::Ending;
-pub use parties::{Effect, Heard, Holding, Joined, Phase, Server, Settings, Worker};
+pub use parties::{Effect, Heard, Holding, Joined, Phase, Server, Settings, Worker, Written};
 pub use progress::Behind;
 use watch::ProgressWatch;
 
@@ -66,6 +66,8 @@ pub struct LeadState {
     stopped: Option<Refusal>,
     /// In a job that keeps checkpoints.
     cuts: Option<Cuts>,
+    /// Void and torn tickets when the cut under way was ordered: later ones are beyond it.
+    cut_tickets: Option<(u64, u64)>,
     /// Why the job goes back to its last checkpoint, once it has to.
     recovering: Option<String>,
     /// The newest time it was told.
@@ -80,6 +82,7 @@ impl LeadState {
             servers: vec![None; settings.servers as usize],
             decider: Decider::new(&settings),
             cuts: settings.checkpoints.as_ref().map(|keeping| keeping.cuts(settings.steps)),
+            cut_tickets: None,
             recovering: None,
             now: Duration::ZERO,
             changing_servers: 0,
