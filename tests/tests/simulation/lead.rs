@@ -33,6 +33,8 @@ pub struct LeadSide {
     pub generation: Generation,
     /// In a job that keeps checkpoints there may be none for a while.
     pub is_leading: bool,
+    /// Whether it goes on from a checkpoint.
+    pub is_restored: bool,
     /// Rises whenever one ends.
     pub life: u64,
     /// To each server.
@@ -62,6 +64,7 @@ impl LeadSide {
             state: LeadState::new(job.settings(None)),
             generation: GENERATION,
             is_leading: job.checkpoints.is_none(),
+            is_restored: false,
             life: 0,
             links: vec![None; job.spec.job.servers as usize],
             began_at: 0,
@@ -81,8 +84,9 @@ impl LeadSide {
         began_at: u64,
         random: &mut Random,
     ) -> LeadSide {
+        let is_restored = keeping.restored.is_some();
         let state = LeadState::new(job.settings(Some(keeping)));
-        LeadSide { state, generation, is_leading: true, life, began_at, ..LeadSide::new(job, random) }
+        LeadSide { state, generation, is_leading: true, is_restored, life, began_at, ..LeadSide::new(job, random) }
     }
 
     /// Whether every step is complete, and kept if it is to be.
@@ -384,14 +388,15 @@ impl World<'_> {
                 self.reached(crate::faults::Point::Reassigned, worker);
             }
         }
+        if goes_back {
+            self.notice_all();
+            return self.go_back();
+        }
         let servers = self.servers.len();
         self.ledger(|ledger| ledger.check_void(servers));
         self.check_membership();
         if acted {
             self.notice_all();
-        }
-        if goes_back {
-            self.go_back();
         }
     }
 

@@ -53,7 +53,7 @@ impl World<'_> {
         let now = self.lead_now();
         let is_stopped = self.lead.is_stopped();
         let (workers, step) = (self.lead.state.workers().len(), self.lead.state.complete_step());
-        let here = self.servers.iter().filter(|server| server.identity.is_some()).count();
+        let is_full = self.lead.state.servers().iter().all(Option::is_some);
         let stranger = Incarnation(self.random.next());
         match self.random.below(4) {
             2 => {
@@ -65,7 +65,7 @@ impl World<'_> {
                 };
                 self.expect(expected, found.map(|answer| format!("{answer:?}")));
             }
-            0 if here == self.servers.len() => {
+            0 if is_full => {
                 let found = self.lead.state.register(stranger, "http://stranger".to_owned().into(), None);
                 // Where a lost server comes back the place may be about to be free.
                 let full = match self.scenario.job.checkpoints {
@@ -75,7 +75,7 @@ impl World<'_> {
                 let expected = if is_stopped { RefusalCause::JobStopped } else { full };
                 self.expect(expected, found.map(|index| index.to_string()));
             }
-            1 if self.lead.state.model().is_some() => {
+            1 if self.lead.state.model().is_some() && !self.is_restoring() => {
                 let other = Manifest::new(vec![Tensor::trainable("another", &[3])]).expect("a manifest");
                 let (found, effects) = self.lead.state.join(now, stranger, Fingerprint::default(), other);
                 let expected = if is_stopped { RefusalCause::JobStopped } else { RefusalCause::ManifestMismatch };
@@ -89,6 +89,11 @@ impl World<'_> {
         if (workers, step) != (self.lead.state.workers().len(), self.lead.state.complete_step()) {
             self.promises.fail("a refused request changed the lead's state".to_owned());
         }
+    }
+
+    /// Nobody is told anything of the model while the servers read a checkpoint.
+    fn is_restoring(&self) -> bool {
+        self.lead.is_restored && self.lead.state.complete_step().is_none()
     }
 
     fn some_shard(&mut self) -> Option<(usize, std::sync::Arc<Shard>)> {
@@ -261,7 +266,8 @@ impl World<'_> {
             RefusalCause::InvalidWeight if spec.job.combine != Combine::WeightedMean => {
                 Contribution { weight: 0.5 + right.weight, ..right }
             }
-            RefusalCause::InitializationDiffers if seen.step.is_some() => {
+            // What a restored block began with is not known any more.
+            RefusalCause::InitializationDiffers if seen.step.is_some() && !self.lead.is_restored => {
                 let slots = SlotRange { begin: 0, end: 1 };
                 Contribution { step: Step::ZERO, slots, payload: garbage(7.0), push: None, ..right }
             }
