@@ -57,12 +57,13 @@ impl World<'_> {
     }
 
     /// A worker with a ticket that lives and does nothing is waited for: at the end by all, and before that by those
-    /// that a bound holds back. In sync mode its slots are others', too.
+    /// that a bound, or a checkpoint to come, holds back. In sync mode its slots are others', too.
     fn is_held_up_by_nobody(&self) -> bool {
         let Some(tickets) = self.lead.state.tickets() else { return true };
         let is_at_end = tickets.granted() == self.scenario.job.spec.job.steps;
         let may_hide = self.scenario.severity == Severity::Hidden;
-        !(may_hide && (is_at_end || matches!(self.scenario.job.mode, Mode::Bounded(_))))
+        let waits = matches!(self.scenario.job.mode, Mode::Bounded(_)) || self.scenario.job.checkpoints.is_some();
+        !(may_hide && (is_at_end || waits))
     }
 
     /// A server, the lead or a link between them is gone, which their other ends may not know yet; or the first, or

@@ -106,7 +106,10 @@ impl<'a> World<'a> {
         for server in 0..self.servers.len() {
             let at_us = self.random.below(200_000);
             let begins = match self.scenario.job.checkpoints {
-                Some(_) => Event::StartServer(server),
+                Some(_) => {
+                    self.servers[server].is_up = false;
+                    Event::StartServer(server)
+                }
                 None => Event::Register { server, life: 0 },
             };
             self.queue.push(at_us, begins);
