@@ -225,12 +225,13 @@ impl LeadState {
     }
 
     /// A server is gone. Before there is a model another may register in its place; afterwards,
-    /// without a checkpoint to come back from, that ends an unfinished job.
+    /// without a checkpoint to come back from, that ends an unfinished job. Of a finished one the workers that have not
+    /// left may still have to read the last weights.
     pub fn server_lost(&mut self, index: ServerIndex) -> Vec<Effect> {
         let Some(place) = self.servers.get_mut(index.0 as usize) else { return Vec::new() };
         let Some(server) = place.take_if(|_| self.model.is_none()).or_else(|| place.clone()) else { return Vec::new() };
         let message = format!("{index} ({}) is lost", server.address.url);
-        if self.finished {
+        if self.finished && (self.cuts.is_none() || self.workers.is_empty()) {
             return Vec::new(); // it had nothing left to do
         }
         if self.model.is_none() {
@@ -308,8 +309,8 @@ impl LeadState {
             return Phase::Stopped(refusal.clone());
         }
         match (self.servers.iter().all(Option::is_some), self.all_placed(), self.complete_step()) {
-            _ if self.finished => Phase::Finished,
             _ if self.recovering.is_some() => Phase::Restoring,
+            _ if self.finished => Phase::Finished,
             (false, ..) => Phase::WaitingForServers,
             (true, _, None) if self.is_restored() => Phase::Restoring,
             (true, false, _) => Phase::WaitingForWorkers,

@@ -33,8 +33,10 @@ impl World<'_> {
         let Promises { last_progress, last_fault, healed_at, complete, .. } = self.promises;
         let stalled_us = self.now.saturating_sub(last_progress.max(healed_at));
         if stalled_us > STALL_MAX_US {
-            self.promises
-                .fail(format!("nothing was done for {stalled_us} us although all is well, after {complete:?}"));
+            let (phase, standing) = (self.lead.state.phase(), self.standing());
+            self.promises.fail(format!(
+                "nothing was done for {stalled_us} us although all is well, after {complete:?}, {phase:?}: {standing}"
+            ));
         }
         let is_training =
             self.lead.state.phase() == Phase::Training && !self.lead.state.ends_early() && self.is_held_up_by_nobody();

@@ -276,6 +276,9 @@ impl World<'_> {
             Reading::Finished(_) => None,
             Reading::Leaving => return,
         };
+        if !self.is_up_to_date(worker) {
+            return;
+        }
         let crate::worker::State::Member(member) = &self.workers[worker].state else { return };
         if let crate::promises::Expected::Tickets(ledger) = &mut self.promises.expected
             && let Err(violation) = ledger.check_snapshot(ticket, member.decisions.blocks_of_snapshot(snapshot))

@@ -121,6 +121,11 @@ impl Worker {
         self.generations.get(&life).copied()
     }
 
+    /// The generation that it is a member of.
+    pub fn generation(&self) -> Option<Generation> {
+        self.generation_of(self.life)
+    }
+
     /// Its blocks on a server.
     pub fn blocks_of(&self, server: ServerIndex) -> Vec<BlockId> {
         match &self.state {

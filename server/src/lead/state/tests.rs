@@ -12,6 +12,7 @@ use halflife_proto::slots::SlotRange;
 use halflife_proto::slots::SlotTree;
 
 mod job;
+mod keeping;
 mod members;
 mod modes;
 mod operate;
