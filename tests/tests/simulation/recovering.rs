@@ -250,11 +250,8 @@ impl World<'_> {
         }
         let Some(checkpoints) = &self.scenario.job.checkpoints else { return };
         let manifest = claim.continues.and_then(|id| self.store.kept.get(&id)?.manifest.clone());
-        let restored = manifest.map(|manifest| Restored {
-            model: manifest.model,
-            voided: manifest.voided,
-            torn: manifest.torn,
-        });
+        let restored =
+            manifest.map(|manifest| Restored { model: manifest.model, voided: manifest.voided, torn: manifest.torn });
         if claim.continues.is_some() && restored.is_none() {
             return self.promises.fail(format!("P6: {:?} is continued, and has no manifest", claim.continues));
         }

@@ -238,7 +238,9 @@ impl World<'_> {
 
     /// What a node does when a watch of its shard has changed: the newest is reported, what it replaced is not.
     pub(crate) fn node_looks(&mut self, server: usize, life: u64) {
-        let Some(shard) = self.servers[server].shard.clone().filter(|_| self.servers[server].life == life) else { return };
+        let Some(shard) = self.servers[server].shard.clone().filter(|_| self.servers[server].life == life) else {
+            return;
+        };
         if let Some(cuts) = &mut self.servers[server].cuts {
             cuts.mark_unchanged();
         }
@@ -284,7 +286,9 @@ impl World<'_> {
         if !self.is_current(server) {
             return false; // what it holds is about to be dropped
         }
-        let Some(seen) = self.servers[server].shard.as_ref().and_then(|shard| shard.inspect(block)) else { return false };
+        let Some(seen) = self.servers[server].shard.as_ref().and_then(|shard| shard.inspect(block)) else {
+            return false;
+        };
         let is_new = self.promises.check_block(block, &seen);
         if is_new {
             self.note_state(server, block);
