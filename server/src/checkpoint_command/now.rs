@@ -62,7 +62,7 @@ impl Request {
             return Ok(Some(format!("checkpoint {name} is committed, {} ms after its order", kept.took_ms)));
         }
         // One given up may have been another, under way before; then this one is ordered by now.
-        if kept.failed > self.failed && !kept.under_way.is_some_and(|under_way| under_way >= step) {
+        if kept.failed > self.failed && kept.under_way.is_none_or(|under_way| under_way < step) {
             return Err(CheckpointCommandError::GivenUp { step, why: kept.error.clone() });
         }
         match status.phase() {
