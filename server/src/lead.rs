@@ -23,7 +23,7 @@ use halflife_optim::Optimizer;
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::job::JobDescription;
 use halflife_proto::manifest::Role;
-use halflife_proto::membership::{Notice, Order, Report, SavedFile};
+use halflife_proto::membership::{Notice, Order, Report};
 use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::SlotTree;
@@ -44,14 +44,14 @@ pub use tickets::{Consequences, Tickets};
 
 use crate::config::JobSpec;
 use crate::shard::Identity;
-use state::{Effect, Heard};
+use state::{Effect, Heard, Written};
 use ticket_desk::TicketDesk;
 
 /// The lead's decisions, for the simulator that carries them out in virtual time.
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulation {
-    pub use super::state::{Effect, Heard, Joined, Worker};
+    pub use super::state::{Effect, Heard, Joined, Worker, Written};
 }
 
 /// What a job may need of memory, per element: see [`Demand`].
@@ -356,9 +356,9 @@ impl Lead {
                     tokio::spawn(async move { weights.send(generation, &manifest, &placement, &servers).await });
                 }
             }
-            Effect::Commit(step, files) => {
+            Effect::Commit(written) => {
                 let lead = self.clone();
-                tokio::spawn(async move { lead.commit(step, &files).await });
+                tokio::spawn(async move { lead.commit(&written).await });
             }
             Effect::Recover(why) => {
                 warn!("{why}: the job goes back to its last checkpoint");
@@ -369,11 +369,11 @@ impl Lead {
         }
     }
 
-    async fn commit(self: Arc<Self>, step: Step, files: &[(ServerIndex, SavedFile)]) {
+    async fn commit(self: Arc<Self>, written: &Written) {
         let Some(keeper) = &self.keeper else { return };
-        let error = keeper.commit(&self, step, files).await.err();
+        let error = keeper.commit(&self, written).await.err();
         let is_committed = error.is_none();
-        self.decide(|state, _| ((), state.checkpoint_ended(step, error)));
+        self.decide(|state, _| ((), state.checkpoint_ended(written.step, error)));
         if is_committed {
             keeper.prune().await;
         }

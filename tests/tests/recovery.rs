@@ -2,9 +2,14 @@
 //! and the trained bits and the optimizer's state are those of an undisturbed run.
 //!
 //! Processes are killed at named points of the protocol and at any time, and started again as a container's restart policy
-//! would: with the same command. `FAULTS_SEED` chooses another course of kills, `FAULTS` how many.
+//! would: with the same command. `FAULTS_SEED` chooses another course of kills, `FAULTS` how many, `RECOVERY_JOB` another
+//! job file (without a [checkpoint], and with whole paths in it).
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that tells what it did")]
+
+#[allow(dead_code, reason = "this test needs the process alone")]
+#[path = "../../checkpoint/tests/s3/moto.rs"]
+mod moto;
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
@@ -17,6 +22,7 @@ use halflife_proto::v1;
 use halflife_tests::dice::Dice;
 use halflife_tests::process::{Process, root};
 use halflife_tests::tool;
+use moto::Moto;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -39,7 +45,9 @@ impl Kind {
     /// digits in blocks so small that every tensor is on every server, whose lr does not depend on the number of steps.
     fn digits(directory: &Path) -> Kind {
         let file = directory.join("job.toml");
-        let example = std::fs::read_to_string(root().join("deploy/examples/digits.toml")).expect("the example");
+        let example =
+            std::env::var_os("RECOVERY_JOB").map_or_else(|| root().join("deploy/examples/digits.toml"), PathBuf::from);
+        let example = std::fs::read_to_string(example).expect("a job file");
         let checkpoint = "\n[checkpoint]\nlocation = \"kept\"\nevery = 20\nkeep_last = 2\n";
         std::fs::write(&file, example + checkpoint).expect("a job file");
         let settings = [
@@ -466,4 +474,30 @@ async fn with_tickets_a_job_goes_on_from_a_drained_cut_and_tells_what_was_undone
     }
     assert!(undone > 0, "nothing was undone by four losses");
     println!("{} tickets, {undone} acknowledged pushes undone, {:?}", kept.id.step.0, kept.counters);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_state_is_in_a_bucket_goes_on_from_there() {
+    let directory = TempDir::new().expect("a directory");
+    let moto = tokio::task::spawn_blocking(Moto::start).await.expect("moto starts");
+    let variables: Vec<(String, String)> =
+        Moto::variables(moto.port()).into_iter().filter(|(name, _)| name != "PATH").collect();
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let kind = Kind::digits(directory.path());
+    let report = directory.path().join("report.json");
+    let shown = report.to_str().expect("a path");
+    let run = |steps: &str, servers: &str| {
+        let more =
+            ["--set", "checkpoint.location=s3://bucket/job", "--set", steps, "--servers", servers, "--report", shown];
+        let arguments = kind.arguments(&more);
+        let arguments: Vec<&str> = std::iter::once("local").chain(arguments.iter().map(String::as_str)).collect();
+        let finished = Process::start_with("halflife-worker", &arguments, &variables).finish();
+        assert!(finished.status.success(), "{}", finished.stderr);
+        let report = std::fs::read_to_string(&report).expect("a report");
+        serde_json::from_str::<Value>(&report).unwrap()
+    };
+    run("job.steps=40", "2");
+    let resumed = run("job.steps=70", "3");
+    assert_eq!(resumed["steps_seen"].as_u64(), Some(30), "{resumed}");
+    assert_eq!(resumed["weights_digest"], undisturbed(&kind, 70).await.0);
 }

@@ -81,6 +81,14 @@ impl Block {
         self.lock().cut = None;
     }
 
+    /// The state as it stands, unless it has none or an update has it: for whoever looks from outside.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn capture(&self) -> Option<Captured> {
+        let state = self.lock();
+        let newest = state.current.as_ref()?.step;
+        state.planes.is_some().then(|| self.captured(&state, newest))
+    }
+
     fn captured(&self, state: &State, step: Step) -> Captured {
         let weights = state.current.clone().expect("looked at by the caller").carried_to(step);
         let planes = state.planes.clone().expect("looked at by the caller");

@@ -179,11 +179,12 @@ impl Cuts {
         self.tried.is_none().then_some(Step::ZERO)
     }
 
-    /// The job ends earlier. A cut of a step that never comes is forgotten.
+    /// The job ends earlier. A cut of a step that never comes is forgotten, whoever has set its state aside for it:
+    /// a server whose blocks never change does so at once.
     pub fn shorten(&mut self, last: Step) {
         self.last = last;
         self.limit = self.limit.min(last);
-        self.under_way.take_if(|under_way| under_way.step > last && under_way.taken.is_empty());
+        self.under_way.take_if(|under_way| under_way.step > last);
     }
 
     // ---- what servers say ----
@@ -380,6 +381,7 @@ mod tests {
     fn a_job_that_ends_early_is_cut_at_its_last_step() {
         let mut cuts = Cuts::new(10, Step(100), Some(Step(20)));
         assert_eq!(cuts.order(NOW, Some(Step(22))), Some(Step(30)));
+        cuts.taken(NOW, ServerIndex(1), Step(30), 2); // its blocks never change
         cuts.shorten(Step(23));
         assert_eq!(cuts.order(NOW, Some(Step(23))), Some(Step(23)));
         commit(&mut cuts, 23);

@@ -14,7 +14,7 @@ use halflife_proto::membership::{CheckpointName, SavedFile};
 use tracing::{info, warn};
 
 use super::Lead;
-use super::state::{Keeping, LeadState};
+use super::state::{Keeping, Written};
 
 /// Names of the manifest's counters: tickets that were void and torn, and steps that restores have undone.
 pub const VOIDED: &str = "voided_tickets";
@@ -79,15 +79,10 @@ impl Keeper {
     ///
     /// # Errors
     /// What a person should know of why it is not one.
-    pub(super) async fn commit(
-        &self,
-        lead: &Lead,
-        step: Step,
-        files: &[(ServerIndex, SavedFile)],
-    ) -> Result<(), String> {
+    pub(super) async fn commit(&self, lead: &Lead, written: &Written) -> Result<(), String> {
+        let Written { step, ref files, tickets } = *written;
         let id = CheckpointId { step, generation: lead.identity().generation };
-        let (model, counters) = lead.read(|state| (state.model().cloned(), self.counters(state)));
-        let (model, placement) = model.ok_or("the job has no model")?;
+        let (model, placement) = lead.read(|state| state.model().cloned()).ok_or("the job has no model")?;
         let files: Vec<FileRecord> = files.iter().map(|(server, file)| record(*server, *file)).collect();
         let digests = self.checkpoints.digests(id, &model, placement.block_elements(), &files).await;
         let digests = digests.map_err(|error| error.to_string())?;
@@ -105,7 +100,7 @@ impl Keeper {
             state_digest: digests.state,
             ledger: self.ledger_at(&lead.optimizer, step),
             schedule: schedule(&lead.optimizer, step),
-            counters,
+            counters: self.counters(tickets),
         };
         fault_point::reach(FaultPoint::BeforeManifest);
         self.checkpoints.commit(&manifest).await.map_err(|error| error.to_string())?;
@@ -116,6 +111,10 @@ impl Keeper {
 
     /// Throws away what retention does not keep, and what no checkpoint needs.
     pub(super) async fn prune(&self) {
+        // Every server has read it, or it would have no part in a checkpoint.
+        if let Err(error) = self.checkpoints.delete_nonce(&self.keeping.plan.nonce).await {
+            warn!(%error, "the proof of a shared store cannot be removed; it stays");
+        }
         match self.checkpoints.prune(self.retention).await {
             Ok(pruned) if pruned.checkpoints.is_empty() && pruned.orphans.is_empty() => {}
             Ok(pruned) => info!(
@@ -128,11 +127,11 @@ impl Keeper {
         }
     }
 
-    fn counters(&self, state: &LeadState) -> BTreeMap<String, u64> {
+    fn counters(&self, tickets: Option<(u64, u64)>) -> BTreeMap<String, u64> {
         let mut counters = BTreeMap::from([(UNDONE.to_owned(), self.undone)]);
-        if let Some(tickets) = state.tickets() {
-            counters.insert(VOIDED.to_owned(), tickets.void());
-            counters.insert(TORN.to_owned(), tickets.torn());
+        if let Some((void, torn)) = tickets {
+            counters.insert(VOIDED.to_owned(), void);
+            counters.insert(TORN.to_owned(), torn);
         }
         counters
     }

@@ -44,6 +44,12 @@ impl Quorum {
         Quorum { quorum: quorum as usize, slots, step: Step::ZERO.next(), told, complete, dropped: 0 }
     }
 
+    /// The same, of a job that goes on after `step`: the next one is open.
+    #[must_use]
+    pub fn resumed(self, step: Step) -> Quorum {
+        Quorum { step: step.next(), ..self }
+    }
+
     /// All blocks of `server` have these slots of `step`; `servers` have blocks that change. The step's
     /// slots, when that fixes them.
     pub fn report(&mut self, server: ServerIndex, step: Step, slots: &[u32], servers: usize) -> Option<Closed> {
@@ -155,6 +161,13 @@ mod tests {
                 (0, 1, &[1], None),
             ],
         );
+    }
+
+    #[test]
+    fn a_job_that_goes_on_closes_the_step_after_the_checkpoint() {
+        let mut state = Quorum::new(1, 4).resumed(Step(7));
+        assert_eq!(state.report(ServerIndex(0), Step(1), &[2], 1), None);
+        assert_eq!(state.report(ServerIndex(0), Step(8), &[2], 1), Some(Closed { step: Step(8), slots: vec![2] }));
     }
 
     proptest! {

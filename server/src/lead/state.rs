@@ -35,7 +35,7 @@ use modes::Decider;
 pub use keeping::{Keeping, Restored};
 pub use memory::Demand;
 use operate::Ending;
-pub use parties::{Effect, Heard, Holding, Joined, Phase, Server, Settings, Worker};
+pub use parties::{Effect, Heard, Holding, Joined, Phase, Server, Settings, Worker, Written};
 pub use progress::Behind;
 use watch::ProgressWatch;
 
@@ -66,6 +66,8 @@ pub struct LeadState {
     stopped: Option<Refusal>,
     /// In a job that keeps checkpoints.
     cuts: Option<Cuts>,
+    /// Void and torn tickets when the cut under way was ordered: later ones are beyond it.
+    cut_tickets: Option<(u64, u64)>,
     /// Why the job goes back to its last checkpoint, once it has to.
     recovering: Option<String>,
     /// The newest time it was told.
@@ -80,6 +82,7 @@ impl LeadState {
             servers: vec![None; settings.servers as usize],
             decider: Decider::new(&settings),
             cuts: settings.checkpoints.as_ref().map(|keeping| keeping.cuts(settings.steps)),
+            cut_tickets: None,
             recovering: None,
             now: Duration::ZERO,
             changing_servers: 0,
@@ -222,12 +225,13 @@ impl LeadState {
     }
 
     /// A server is gone. Before there is a model another may register in its place; afterwards,
-    /// without a checkpoint to come back from, that ends an unfinished job.
+    /// without a checkpoint to come back from, that ends an unfinished job. Of a finished one the workers that have not
+    /// left may still have to read the last weights.
     pub fn server_lost(&mut self, index: ServerIndex) -> Vec<Effect> {
         let Some(place) = self.servers.get_mut(index.0 as usize) else { return Vec::new() };
         let Some(server) = place.take_if(|_| self.model.is_none()).or_else(|| place.clone()) else { return Vec::new() };
         let message = format!("{index} ({}) is lost", server.address.url);
-        if self.finished {
+        if self.finished && (self.cuts.is_none() || self.workers.is_empty()) {
             return Vec::new(); // it had nothing left to do
         }
         if self.model.is_none() {
@@ -305,8 +309,8 @@ impl LeadState {
             return Phase::Stopped(refusal.clone());
         }
         match (self.servers.iter().all(Option::is_some), self.all_placed(), self.complete_step()) {
-            _ if self.finished => Phase::Finished,
             _ if self.recovering.is_some() => Phase::Restoring,
+            _ if self.finished => Phase::Finished,
             (false, ..) => Phase::WaitingForServers,
             (true, _, None) if self.is_restored() => Phase::Restoring,
             (true, false, _) => Phase::WaitingForWorkers,

@@ -5,6 +5,7 @@ use halflife_proto::blocks::BlockId;
 use halflife_proto::ids::Step;
 
 use super::Shard;
+use crate::block::Captured;
 
 /// A block as it stands.
 #[doc(hidden)]
@@ -30,6 +31,13 @@ impl Shard {
             weights: current.map_or(Bytes::new(), |version| version.bytes()),
             gathered_bytes: block.gathered_bytes(),
         })
+    }
+
+    /// The whole state of a block as it stands; `None` when it is not here, has no weights, or is being updated.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn capture(&self, id: BlockId) -> Option<Captured> {
+        self.blocks.get(id)?.capture()
     }
 
     /// Sessions that are open.

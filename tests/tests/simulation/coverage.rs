@@ -8,6 +8,7 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1;
 
 use crate::faults::{Fault, Point};
+use crate::server_faults::{ServerFault, ServerPoint};
 
 /// A change of state, of the lead, a server, or a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,11 +78,44 @@ pub enum Transition {
     VersionAssembled,
     Torn,
     VersionPulled,
+    /// Checkpoints: ordered, passed by a server, set aside, written, committed, given up; and what may go.
+    CutOrdered,
+    CutPassed,
+    CutTaken,
+    PartWritten,
+    PartFailed,
+    Committed,
+    CommitFailed,
+    GivenUp,
+    Pruned,
+    EndKept,
+    EndGivenUp,
+    /// A lead that is gone commits, or claims, all the same.
+    CommittedLate,
+    ClaimedByNobody,
+    /// Servers and the lead go, and the job goes back.
+    ServerCrashed,
+    LeadCrashed,
+    LinkLost,
+    LeadLost,
+    WentBack,
+    Claimed,
+    Begun,
+    BegunAnew,
+    GoesOn,
+    BlocksRestored,
+    LateRefused,
+    HeardOfAGeneration,
+    /// Seldom: not awaited.
+    CommitRefused,
+    ClaimFailed,
+    ClaimTaken,
+    PruneStopped,
 }
 
 impl Transition {
     /// Those that must not be missed.
-    pub const ALL: [Transition; 53] = [
+    pub const ALL: [Transition; 78] = [
         Transition::Registered,
         Transition::ServerLost,
         Transition::Halted,
@@ -135,6 +169,31 @@ impl Transition {
         Transition::VersionAssembled,
         Transition::Torn,
         Transition::VersionPulled,
+        Transition::CutOrdered,
+        Transition::CutPassed,
+        Transition::CutTaken,
+        Transition::PartWritten,
+        Transition::PartFailed,
+        Transition::Committed,
+        Transition::CommitFailed,
+        Transition::GivenUp,
+        Transition::Pruned,
+        Transition::EndKept,
+        Transition::EndGivenUp,
+        Transition::CommittedLate,
+        Transition::ClaimedByNobody,
+        Transition::ServerCrashed,
+        Transition::LeadCrashed,
+        Transition::LinkLost,
+        Transition::LeadLost,
+        Transition::WentBack,
+        Transition::Claimed,
+        Transition::Begun,
+        Transition::BegunAnew,
+        Transition::GoesOn,
+        Transition::BlocksRestored,
+        Transition::LateRefused,
+        Transition::HeardOfAGeneration,
     ];
 }
 
@@ -213,6 +272,8 @@ impl Coverage {
         };
         Fault::ALL.iter().for_each(|fault| look("fault", fault));
         Point::ALL.iter().chain([&Point::Now]).for_each(|point| look("point", point));
+        ServerFault::ALL.iter().for_each(|fault| look("server fault", fault));
+        ServerPoint::ALL.iter().chain([&ServerPoint::Now]).for_each(|point| look("server point", point));
         Transition::ALL.iter().for_each(|transition| look("transition", transition));
         [Outcome::Added, Outcome::Replaced, Outcome::Duplicate, Outcome::AlreadyApplied]
             .iter()

@@ -4,11 +4,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use halflife_proto::contribution::{BlockWeights, Contribution};
-use halflife_proto::ids::{ServerIndex, Step};
+use halflife_proto::ids::{Generation, ServerIndex, Step};
 use halflife_proto::membership::{Notice, Order, Report, TicketAnswer};
 use halflife_proto::refusal::Refusal;
 use halflife_server::lead::simulation::Joined;
 
+use crate::keeping::Deed;
 use crate::network::{ConnectionId, End};
 
 /// From a worker.
@@ -37,7 +38,7 @@ pub enum Up {
 /// To a worker.
 #[derive(Clone, Debug)]
 pub enum Down {
-    Joined(Box<Result<Joined, Refusal>>),
+    Joined(Box<Result<(Generation, Joined), Refusal>>),
     Left,
     Ticket(Result<TicketAnswer, Refusal>),
     Pulled(Result<Vec<BlockWeights>, Refusal>),
@@ -85,11 +86,38 @@ pub enum Event {
     LeadTick,
     /// A request for a ticket gets its turn.
     DeskLooks(ConnectionId),
-    Register(usize),
-    Order(usize, Order),
-    Report(usize, Report),
+    /// A server wants to take part, in this life of its.
+    Register {
+        server: usize,
+        life: u64,
+    },
+    Order {
+        server: usize,
+        link: u64,
+        order: Order,
+    },
+    Report {
+        server: usize,
+        link: u64,
+        report: Report,
+    },
     /// A server's node looks at what its shard has to report.
-    NodeLooks(usize),
+    NodeLooks {
+        server: usize,
+        life: u64,
+    },
+    /// An end of the link between the lead and a server notices that it is no more.
+    LinkEnded {
+        server: usize,
+        link: u64,
+        at_lead: bool,
+    },
+    /// A server's process begins.
+    StartServer(usize),
+    ServerFault(usize),
+    Store(Box<Deed>),
+    /// A contribution of the generation before arrives.
+    Late(usize),
     Up {
         connection: ConnectionId,
         number: u64,

@@ -4,10 +4,12 @@
 //! A reckoning of its own: of answers, orders and reports as they pass, and of what blocks have taken, push by push.
 //! `replay.rs` knows the bits.
 
+mod cutting;
 mod settling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use halflife_checkpoint::CheckpointId;
 use halflife_optim::Optimizer;
 use halflife_proto::blocks::{BlockId, all_blocks};
 use halflife_proto::contribution::{Outcome, Payload, Push};
@@ -39,6 +41,8 @@ pub struct Ledger<'a> {
     known: HashMap<BlockId, Step>,
     updates: u64,
     staleness_max: u64,
+    /// By checkpoint and block: the pushes that were set aside.
+    cuts: BTreeMap<(CheckpointId, BlockId), usize>,
 }
 
 struct Given {
@@ -102,6 +106,7 @@ impl<'a> Ledger<'a> {
             known: HashMap::new(),
             updates: 0,
             staleness_max: 0,
+            cuts: BTreeMap::new(),
         }
     }
 
@@ -227,7 +232,8 @@ impl<'a> Ledger<'a> {
         if replay.pushes().contains(&ticket) {
             return Err(format!("P1: {block} takes {ticket} twice"));
         }
-        let unseen = replay.pushes().get(read.0 as usize..).unwrap_or_default().to_vec();
+        let seen = replay.pushes_of(read).unwrap_or_default();
+        let unseen = replay.pushes()[seen..].to_vec();
         replay.apply(self.job, &self.optimizer, ticket, answered.weight, answered.payload);
         self.updates += 1;
         self.staleness_max = self.staleness_max.max(unseen.len() as u64);

@@ -1,5 +1,6 @@
 //! That nobody is held up longer than is promised (P5), and that everything goes on once the faults have healed.
 
+use halflife_proto::ids::Step;
 use halflife_server::lead::Phase;
 
 use crate::promises::Promises;
@@ -26,11 +27,16 @@ impl World<'_> {
         if self.lead.is_stopped() {
             return;
         }
+        if self.scenario.job.checkpoints.is_some() && self.is_held_up_by_servers() {
+            self.promises.note_disturbance(self.now);
+        }
         let Promises { last_progress, last_fault, healed_at, complete, .. } = self.promises;
         let stalled_us = self.now.saturating_sub(last_progress.max(healed_at));
         if stalled_us > STALL_MAX_US {
-            self.promises
-                .fail(format!("nothing was done for {stalled_us} us although all is well, after {complete:?}"));
+            let (phase, standing) = (self.lead.state.phase(), self.standing());
+            self.promises.fail(format!(
+                "nothing was done for {stalled_us} us although all is well, after {complete:?}, {phase:?}: {standing}"
+            ));
         }
         let is_training =
             self.lead.state.phase() == Phase::Training && !self.lead.state.ends_early() && self.is_held_up_by_nobody();
@@ -53,12 +59,24 @@ impl World<'_> {
     }
 
     /// A worker with a ticket that lives and does nothing is waited for: at the end by all, and before that by those
-    /// that a bound holds back. In sync mode its slots are others', too.
+    /// that a bound, or a checkpoint to come, holds back. In sync mode its slots are others', too.
     fn is_held_up_by_nobody(&self) -> bool {
         let Some(tickets) = self.lead.state.tickets() else { return true };
         let is_at_end = tickets.granted() == self.scenario.job.spec.job.steps;
         let may_hide = self.scenario.severity == Severity::Hidden;
-        !(may_hide && (is_at_end || matches!(self.scenario.job.mode, Mode::Bounded(_))))
+        let waits = matches!(self.scenario.job.mode, Mode::Bounded(_)) || self.scenario.job.checkpoints.is_some();
+        !(may_hide && (is_at_end || waits))
+    }
+
+    /// A server, the lead or a link between them is gone, which their other ends may not know yet; or the first, or
+    /// the last, checkpoint is waited for.
+    fn is_held_up_by_servers(&self) -> bool {
+        let is_whole = |server: usize| {
+            let link = self.servers[server].link;
+            link.is_some() && self.lead.links[server] == link && self.is_current(server)
+        };
+        let is_done = self.lead.state.complete_step() >= Some(Step(self.scenario.job.spec.job.steps));
+        !(0..self.servers.len()).all(is_whole) || self.lead.state.awaits_first_checkpoint() || is_done
     }
 
     /// How the workers stand, for whoever reads of a broken promise.

@@ -15,9 +15,11 @@
 
 mod bugs;
 mod coverage;
+mod cuts;
 mod event;
 mod faults;
 mod gradient;
+mod keeping;
 mod lead;
 mod leaving;
 mod ledger;
@@ -28,13 +30,16 @@ mod promises;
 mod pushing;
 mod quorum;
 mod random;
+mod recovering;
 mod reference;
 mod replay;
 mod runner;
 mod scale;
 mod scenario;
 mod server;
+mod server_faults;
 mod sessions;
+mod store;
 mod streams;
 mod strike;
 mod tickets;

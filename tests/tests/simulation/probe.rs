@@ -12,7 +12,6 @@ use halflife_proto::slots::SlotRange;
 use halflife_proto::tensor_codec::{Dtype, Encoded};
 use halflife_server::shard::Shard;
 
-use crate::scenario::{GENERATION, STEPS};
 use crate::world::World;
 
 /// What a contribution is probed for.
@@ -39,7 +38,7 @@ impl World<'_> {
         }
     }
 
-    fn expect(&mut self, expected: RefusalCause, found: Result<String, Refusal>) {
+    pub(crate) fn expect(&mut self, expected: RefusalCause, found: Result<String, Refusal>) {
         match found {
             Err(refusal) if refusal.cause == expected => self.coverage.count("refusal", expected),
             Err(refusal) => self.promises.fail(format!("expected {expected:?}, found {:?}: {refusal}", refusal.cause)),
@@ -48,10 +47,13 @@ impl World<'_> {
     }
 
     fn probe_lead(&mut self) {
+        if !self.lead.is_leading {
+            return;
+        }
         let now = self.lead_now();
         let is_stopped = self.lead.is_stopped();
         let (workers, step) = (self.lead.state.workers().len(), self.lead.state.complete_step());
-        let here = self.servers.iter().filter(|server| server.identity.is_some()).count();
+        let is_full = self.lead.state.servers().iter().all(Option::is_some);
         let stranger = Incarnation(self.random.next());
         match self.random.below(4) {
             2 => {
@@ -63,12 +65,17 @@ impl World<'_> {
                 };
                 self.expect(expected, found.map(|answer| format!("{answer:?}")));
             }
-            0 if here == self.servers.len() => {
+            0 if is_full => {
                 let found = self.lead.state.register(stranger, "http://stranger".to_owned().into(), None);
-                let expected = if is_stopped { RefusalCause::JobStopped } else { RefusalCause::JobFull };
+                // Where a lost server comes back the place may be about to be free.
+                let full = match self.scenario.job.checkpoints {
+                    Some(_) => RefusalCause::NotReady,
+                    None => RefusalCause::JobFull,
+                };
+                let expected = if is_stopped { RefusalCause::JobStopped } else { full };
                 self.expect(expected, found.map(|index| index.to_string()));
             }
-            1 if self.lead.state.model().is_some() => {
+            1 if self.lead.state.model().is_some() && !self.is_restoring() => {
                 let other = Manifest::new(vec![Tensor::trainable("another", &[3])]).expect("a manifest");
                 let (found, effects) = self.lead.state.join(now, stranger, Fingerprint::default(), other);
                 let expected = if is_stopped { RefusalCause::JobStopped } else { RefusalCause::ManifestMismatch };
@@ -84,9 +91,14 @@ impl World<'_> {
         }
     }
 
+    /// Nobody is told anything of the model while the servers read a checkpoint.
+    fn is_restoring(&self) -> bool {
+        self.lead.is_restored && self.lead.state.complete_step().is_none()
+    }
+
     fn some_shard(&mut self) -> Option<(usize, std::sync::Arc<Shard>)> {
         let server = self.random.below(self.servers.len() as u64) as usize;
-        if self.servers[server].is_lost {
+        if self.servers[server].is_lost || !self.is_current(server) {
             return None;
         }
         self.servers[server].shard.clone().map(|shard| (server, shard))
@@ -101,7 +113,7 @@ impl World<'_> {
         match expected {
             RefusalCause::WrongProtocol => hello.protocol_version += 1,
             RefusalCause::WrongJob => hello.job = Some(JobId("another".to_owned())),
-            _ => hello.generation = Generation(GENERATION.0 + 1),
+            _ => hello.generation = Generation(own.generation.0 + 1),
         }
         self.expect(expected, own.check(&hello).map(|()| "a hello".to_owned()));
     }
@@ -186,6 +198,7 @@ impl World<'_> {
         let tensor = self.scenario.job.manifest.get(block.tensor)?;
         let range = block_range(tensor, block.index, spec.job.block_elements)?;
         let elements = range.end - range.start;
+        let generation = shard.identity().generation;
         let garbage = |value: f32| {
             let bytes: Vec<u8> = (0..elements).flat_map(|_| value.to_le_bytes()).collect();
             Payload::Dense(Encoded::f32(bytes))
@@ -194,7 +207,7 @@ impl World<'_> {
         let right = match has_tickets {
             false => Contribution {
                 block,
-                generation: GENERATION,
+                generation,
                 step: complete.map_or(Step(1), Step::next),
                 slots: SlotRange { begin: slots - 1, end: slots },
                 weight: 1.0,
@@ -203,12 +216,12 @@ impl World<'_> {
             },
             true => Contribution {
                 block,
-                generation: GENERATION,
+                generation,
                 step: seen.step.unwrap_or_default(),
                 slots: SlotRange { begin: 0, end: slots },
                 weight: f64::from(slots),
                 payload: Payload::Absent,
-                push: Some(Push { ticket: Ticket(1 + self.random.below(STEPS)), sequence: 1 }),
+                push: Some(Push { ticket: Ticket(1 + self.random.below(spec.job.steps)), sequence: 1 }),
             },
         };
         Some(match wrong {
@@ -216,7 +229,7 @@ impl World<'_> {
                 // What a worker from before a restore would send: plausible in all but its generation.
                 let is_lossy = spec.wire.gradients != Dtype::F32;
                 let payload = if is_lossy { Payload::Absent } else { garbage(3.0) };
-                Contribution { generation: Generation(GENERATION.0 - 1), payload, ..right }
+                Contribution { generation: Generation(generation.0 - 1), payload, ..right }
             }
             RefusalCause::WrongDtype => {
                 let payload = Payload::Dense(Encoded { dtype: Dtype::I8Scaled, bytes: Bytes::from_static(&[0; 8]) });
@@ -253,7 +266,8 @@ impl World<'_> {
             RefusalCause::InvalidWeight if spec.job.combine != Combine::WeightedMean => {
                 Contribution { weight: 0.5 + right.weight, ..right }
             }
-            RefusalCause::InitializationDiffers if seen.step.is_some() => {
+            // What a restored block began with is not known any more.
+            RefusalCause::InitializationDiffers if seen.step.is_some() && !self.lead.is_restored => {
                 let slots = SlotRange { begin: 0, end: 1 };
                 Contribution { step: Step::ZERO, slots, payload: garbage(7.0), push: None, ..right }
             }

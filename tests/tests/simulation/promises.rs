@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use halflife_checkpoint::CheckpointId;
 use halflife_client::WeightsVersion;
 use halflife_proto::blocks::{BlockId, all_blocks};
 use halflife_proto::ids::{ServerIndex, Step};
@@ -17,6 +18,7 @@ use halflife_server::lead::simulation::Heard;
 use halflife_server::shard::BlockInspection;
 
 use crate::coverage::Transition;
+use crate::cuts::CutPromises;
 use crate::lead::TICK_US;
 use crate::ledger::Ledger;
 use crate::quorum::Closings;
@@ -28,6 +30,8 @@ use crate::world::World;
 pub struct History {
     pub blocks: HashMap<BlockId, Vec<Vec<u8>>>,
     pub versions: Vec<Vec<f32>>,
+    /// The whole state of each block, planes and counts, as a number; of jobs that keep checkpoints.
+    pub states: HashMap<BlockId, Vec<u64>>,
 }
 
 /// What the weights are compared with.
@@ -78,6 +82,8 @@ pub struct Promises<'a> {
     pub longest_stall_us: u64,
     pub last_look: (Option<Step>, u64),
     pub times_us: Vec<u64>,
+    /// Of checkpoints.
+    pub cuts: CutPromises,
 }
 
 impl<'a> Promises<'a> {
@@ -97,6 +103,7 @@ impl<'a> Promises<'a> {
             longest_stall_us: 0,
             last_look: (None, 0),
             times_us: Vec::new(),
+            cuts: CutPromises::default(),
         }
     }
 
@@ -115,6 +122,28 @@ impl<'a> Promises<'a> {
     /// Something begins anew: waiting counts from now on.
     pub fn note_disturbance(&mut self, now: u64) {
         self.last_fault = now;
+    }
+
+    /// Another generation begins: with a checkpoint, or from nothing.
+    pub fn roll_back(&mut self, to: Option<CheckpointId>, now: u64) -> Result<(), String> {
+        self.steps.clear();
+        (self.complete, self.last_look) = (None, (None, now));
+        self.times_us.clear();
+        self.note_disturbance(now);
+        self.last_progress = self.last_progress.max(now);
+        match &mut self.expected {
+            Expected::Itself | Expected::Undisturbed(_) => Ok(()),
+            Expected::Quorum(closings) => {
+                closings.roll_back(to.map_or(Step::ZERO, |id| id.step));
+                Ok(())
+            }
+            Expected::Tickets(ledger) => ledger.roll_back(to),
+        }
+    }
+
+    /// A block is back at a step.
+    pub fn note_restored(&mut self, block: BlockId, step: Step) {
+        self.steps.insert(block, step);
     }
 
     /// Looks at a block; whether it has a new version. Each is the next one, and is the reference's.
@@ -196,22 +225,26 @@ impl World<'_> {
             self.coverage.pass(kind);
             self.trace.note(self.now, &[6, step.0], || format!("=== {step} is complete"));
             self.set_off_faults(step.0);
+            self.set_off_server_faults(step.0);
         }
     }
 
     /// How far the job is: the newest step that is complete everywhere; with tickets, how many are settled.
     fn pace(&self) -> Option<Step> {
-        let complete = |server: &crate::server::ServerSide| {
-            let standing = server.shard.as_ref()?.standing();
+        let complete = |server: usize| {
+            let standing = self.servers[server].shard.as_ref().filter(|_| self.is_current(server))?.standing();
             standing.borrow().complete
         };
-        let step = self.servers.iter().map(complete).min().flatten();
+        let step = (0..self.servers.len()).map(complete).min().flatten();
         let settled = self.lead.state.tickets().map(|tickets| Step(tickets.done() + tickets.void()));
         step.map(|step| settled.unwrap_or(step))
     }
 
     /// Every slot of every step that may be under way is somebody's who lives; nobody is a member beyond a lease.
     pub(crate) fn check_membership(&mut self) {
+        if !self.lead.is_leading {
+            return;
+        }
         let state = &self.lead.state;
         let now = self.lead_now().as_micros() as u64;
         let mut violation = None;

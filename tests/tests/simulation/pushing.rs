@@ -129,6 +129,15 @@ impl World<'_> {
             }
             Ok(TicketAnswer::Finished(step)) => self.read_newest(worker, Reading::Finished(step)),
             Err(refusal) if refusal.cause == RefusalCause::Fenced => self.rejoin(worker),
+            Err(refusal) if refusal.cause == RefusalCause::WrongGeneration => {
+                self.coverage.pass(Transition::HeardOfAGeneration);
+                self.rejoin(worker);
+            }
+            // Nobody leads just now.
+            Err(refusal) if refusal.cause == RefusalCause::NotReady => {
+                member.activity = Activity::Asking(Some(connection));
+                self.asking_failed(worker, connection);
+            }
             // A notice says so, too.
             Err(refusal) if refusal.cause == RefusalCause::JobStopped => {}
             Err(refusal) => self.promises.fail(format!("an honest worker gets no ticket: {refusal}")),
@@ -267,6 +276,9 @@ impl World<'_> {
             Reading::Finished(_) => None,
             Reading::Leaving => return,
         };
+        if !self.is_up_to_date(worker) {
+            return;
+        }
         let crate::worker::State::Member(member) = &self.workers[worker].state else { return };
         if let crate::promises::Expected::Tickets(ledger) = &mut self.promises.expected
             && let Err(violation) = ledger.check_snapshot(ticket, member.decisions.blocks_of_snapshot(snapshot))

@@ -14,6 +14,7 @@ use crate::world::World;
 
 /// Steps that the lead has closed, and what blocks hold of the one under way.
 pub struct Closings<'a> {
+    job: &'a Job,
     pub reference: Reference<'a>,
     quorum: usize,
     closed: Vec<Closing>,
@@ -30,7 +31,15 @@ impl<'a> Closings<'a> {
     /// No step is closed.
     pub fn new(job: &'a Job, quorum: u32) -> Closings<'a> {
         let (closed, held) = (Vec::new(), HashMap::new());
-        Closings { reference: Reference::new(job), quorum: quorum as usize, closed, held }
+        Closings { job, reference: Reference::new(job), quorum: quorum as usize, closed, held }
+    }
+
+    /// The steps after this one are undone, and closed anew.
+    pub fn roll_back(&mut self, step: Step) {
+        self.closed.truncate(step.0 as usize);
+        self.held.clear();
+        self.reference = Reference::new(self.job);
+        self.closed.iter().for_each(|closing| self.reference.advance(&closing.slots));
     }
 
     /// A block has taken a slot that counts, if the lead says so.

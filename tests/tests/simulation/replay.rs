@@ -21,6 +21,10 @@ pub struct Replay {
     versions: Vec<Vec<f32>>,
     /// By version from 1 on: the push that made it.
     pushes: Vec<Ticket>,
+    /// What each of them brought.
+    log: Vec<(f64, Payload)>,
+    /// A restore gives a version another number: this one to the version after so many pushes, and so on from there.
+    base: (Step, usize),
 }
 
 impl Replay {
@@ -35,7 +39,8 @@ impl Replay {
         let rule = (block.tensor.0 != job.buffer()).then(|| optimizer.tensor(&tensor.name, &shape));
         let specs = if rule.is_some() { optimizer.planes() } else { &[] };
         let planes = specs.iter().map(|spec| Plane::new(spec, weights.len())).collect();
-        Replay { rule, planes, updates: 0, versions: vec![weights], pushes: Vec::new() }
+        let (versions, pushes, log) = (vec![weights], Vec::new(), Vec::new());
+        Replay { rule, planes, updates: 0, versions, pushes, log, base: (Step::ZERO, 0) }
     }
 
     /// The next push that the block took.
@@ -60,11 +65,36 @@ impl Replay {
         }
         self.versions.push(after);
         self.pushes.push(ticket);
+        self.log.push((weight, payload.clone()));
+    }
+
+    /// The same after its first so many pushes, whose version is now called `step`.
+    pub fn rolled_back(&self, job: &Job, optimizer: &Optimizer, block: BlockId, pushes: usize, step: Step) -> Replay {
+        let mut replay = Replay::new(job, optimizer, block);
+        for (ticket, (weight, payload)) in self.pushes.iter().zip(&self.log).take(pushes) {
+            replay.apply(job, optimizer, *ticket, *weight, payload);
+        }
+        replay.base = (step, pushes);
+        replay
+    }
+
+    /// How many pushes make up a version.
+    pub fn pushes_of(&self, version: Step) -> Option<usize> {
+        let (step, pushes) = self.base;
+        let later = version.0.checked_sub(step.0)? as usize;
+        Some(pushes + later).filter(|pushes| *pushes <= self.pushes.len())
+    }
+
+    /// The version that the push in this place made.
+    pub fn version_of(&self, place: usize) -> Step {
+        let (step, pushes) = self.base;
+        Step((step.0 + place as u64 + 1).saturating_sub(pushes as u64).max(step.0))
     }
 
     /// Its newest version.
     pub fn newest(&self) -> Step {
-        Step(self.pushes.len() as u64)
+        let (step, pushes) = self.base;
+        Step(step.0 + (self.pushes.len() - pushes) as u64)
     }
 
     /// The pushes it has taken, in order.
@@ -80,7 +110,7 @@ impl Replay {
 
     /// Whether a worker that names this version must see these values.
     pub fn is_seen_as(&self, job: &Job, version: Step, seen: &[f32]) -> bool {
-        let Some(values) = self.versions.get(version.0 as usize) else { return false };
+        let Some(values) = self.pushes_of(version).and_then(|pushes| self.versions.get(pushes)) else { return false };
         let mut values = values.clone();
         round(job.spec.wire.weights, &mut values);
         values.iter().map(|value| value.to_bits()).eq(seen.iter().map(|value| value.to_bits()))

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use halflife_checkpoint::Retention;
 use halflife_client::Layout;
 use halflife_client::simulation::JobTerms;
 use halflife_optim::Optimizer;
@@ -14,16 +15,17 @@ use halflife_proto::placement::Placement;
 use halflife_proto::slots::{SlotRange, SlotTree};
 use halflife_proto::tensor_codec::Encoded;
 use halflife_server::JobSpec;
-use halflife_server::lead::{Demand, Settings};
+use halflife_server::lead::{Demand, Keeping, Settings};
 
 use crate::faults::{Fault, PlannedFault, Point};
 use crate::gradient::initial_weights;
 use crate::random::Random;
+use crate::server_faults::{PlannedServerFault, plan_server_faults};
 
 /// Steps of a disturbed job.
-pub const STEPS: u64 = 120;
-/// Every fault strikes before the last so many steps, even one whose point nobody comes to.
-const LATEST: u64 = 30;
+const STEPS: u64 = 120;
+/// Steps of one that keeps checkpoints.
+const STEPS_KEPT: u64 = 48;
 /// Servers of a disturbed job.
 const SERVERS: u32 = 3;
 /// Now and then: so many that one has only a block that never changes, and with whole tensors some have none.
@@ -34,7 +36,7 @@ pub const BLOCK_ELEMENTS: usize = 4;
 pub const LEASE_US: u64 = 1_000_000;
 /// Time between heartbeats.
 pub const HEARTBEAT_US: u64 = 200_000;
-/// The generation of the job: not the first, so that there is an older one.
+/// The generation of a job that keeps no checkpoints: not the first, so that there is an older one.
 pub const GENERATION: Generation = Generation(7);
 
 /// When steps are applied.
@@ -123,10 +125,32 @@ pub struct Job {
     pub nan: Nan,
     /// The lead sends the initial weights, from a file.
     pub from_file: bool,
+    /// How it keeps checkpoints, if it does.
+    pub checkpoints: Option<KeptBy>,
+}
+
+/// How a job keeps checkpoints.
+#[derive(Clone, Copy, Debug)]
+pub struct KeptBy {
+    pub every: u64,
+    pub retention: Retention,
+}
+
+impl KeptBy {
+    /// Now and then; from chance of its own, so that all else of a seed stays as it is.
+    fn draw(seed: u64) -> Option<KeptBy> {
+        let random = &mut Random::new(seed ^ 0xc4ec);
+        let keeps = random.once_in(3);
+        let every = random.between(2, 9);
+        let keep_every = if random.once_in(3) { 2 * every } else { 0 };
+        let retention = Retention { keep_last: random.between(0, 3) as usize, keep_every };
+        keeps.then_some(KeptBy { every, retention })
+    }
 }
 
 impl Job {
-    fn draw(seed: u64, servers: u32, nan: Nan, random: &mut Random) -> Job {
+    fn draw(seed: u64, servers: u32, nan: Nan, checkpoints: Option<KeptBy>, random: &mut Random) -> Job {
+        let steps = steps(checkpoints);
         let slots = random.pick(&[1, 2, 3, 4, 5, 6, 8, 11]);
         let mode = Mode::draw(slots, random);
         let combine = random.pick(&["mean", "mean", "weighted_mean", "sum"]);
@@ -138,7 +162,7 @@ impl Job {
         let nonfinite = if matches!(nan, Nan::StopsAt(_)) { "stop" } else { "skip" };
         let (heartbeat_ms, lease_ms) = (HEARTBEAT_US / 1000, LEASE_US / 1000);
         let text = format!(
-            "[job]\nname = \"simulation\"\nseed = {}\nsteps = {STEPS}\nslots = {slots}\nservers = {servers}\n\
+            "[job]\nname = \"simulation\"\nseed = {}\nsteps = {steps}\nslots = {slots}\nservers = {servers}\n\
              block_elements = {BLOCK_ELEMENTS}\n{}\ncombine = \"{combine}\"\nnonfinite = \"{nonfinite}\"\n\
              [membership]\nheartbeat_ms = {heartbeat_ms}\nlease_ms = {lease_ms}\n\
              [wire]\ngradients = \"{gradients}\"\nweights = \"{weights}\"\n\
@@ -150,18 +174,19 @@ impl Job {
         let manifest = manifest();
         let layout = Layout::new(&manifest);
         let from_file = random.once_in(5);
-        Job { seed, mode, spec, manifest, layout, nan, from_file }
+        Job { seed, mode, spec, manifest, layout, nan, from_file, checkpoints }
     }
 
     /// What the workers know of it.
-    pub fn terms(&self) -> JobTerms {
+    pub fn terms(&self, generation: Generation) -> JobTerms {
         let tree = SlotTree::new(self.spec.job.slots).expect("at least one slot");
         let (steps, combine, wire) = (self.spec.job.steps, self.spec.job.combine, self.spec.wire);
-        JobTerms { generation: GENERATION, tree, steps, combine, wire, consistency: self.spec.job.consistency() }
+        JobTerms { generation, tree, steps, combine, wire, consistency: self.spec.job.consistency() }
     }
 
     /// What the lead decides by, as `Lead::new` makes it of a job.
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self, checkpoints: Option<Keeping>) -> Settings {
+        let is_restored = checkpoints.as_ref().is_some_and(|keeping| keeping.restored.is_some());
         let job = &self.spec.job;
         let optimizer = Optimizer::new(&self.spec.optimizer, job.steps).expect("a job spec has a valid optimizer");
         let norms_of_tensors = optimizer.reductions().iter().any(|reduction| !reduction.is_global());
@@ -175,16 +200,20 @@ impl Job {
             slots: SlotTree::new(job.slots).expect("at least one slot"),
             steps: Step(job.steps),
             block_elements: job.block_elements,
-            initial_tensors: self.from_file.then(shapes),
+            initial_tensors: (self.from_file && !is_restored).then(shapes),
             lease: Duration::from_micros(LEASE_US),
             demand: Demand::default(), // no server bounds its memory
-            checkpoints: None,
+            checkpoints,
             consistency: job.consistency(),
         }
     }
 
     /// What the lead sends to initialize from a file, as `lead/initial_weights.rs` does.
-    pub fn initial_orders(&self, model: Option<&(Manifest, Placement)>) -> Vec<(ServerIndex, Order)> {
+    pub fn initial_orders(
+        &self,
+        model: Option<&(Manifest, Placement)>,
+        generation: Generation,
+    ) -> Vec<(ServerIndex, Order)> {
         let Some((manifest, placement)) = model else { return Vec::new() };
         let weights = initial_weights(self.seed, self.layout.elements());
         let order = |(block, range): (BlockId, std::ops::Range<u64>)| {
@@ -193,7 +222,7 @@ impl Job {
             let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             let order = Order::Initialize(Contribution {
                 block,
-                generation: GENERATION,
+                generation,
                 step: Step::ZERO,
                 slots: SlotRange { begin: 0, end: 1 },
                 weight: 1.0,
@@ -263,6 +292,8 @@ pub struct Scenario {
     pub severity: Severity,
     /// By the step whose completion sets them off.
     pub faults: Vec<PlannedFault>,
+    /// The same of servers, in a job that keeps checkpoints.
+    pub server_faults: Vec<PlannedServerFault>,
     /// Whether nonsense is sent to servers and lead now and then.
     pub probes: bool,
 }
@@ -271,28 +302,36 @@ impl Scenario {
     /// What `seed` stands for.
     pub fn draw(seed: u64) -> Scenario {
         let mut random = Random::new(seed);
+        let checkpoints = KeptBy::draw(seed);
+        let steps = steps(checkpoints);
         let ending = match random.below(10) {
-            0 => Ending::ServerLost(random.between(105, STEPS - 2)),
-            1 => Ending::Nonfinite,
-            2 => Ending::Early(random.between(105, STEPS - 2)),
+            // Whoever keeps checkpoints comes back after the loss of a server; after a NaN nobody does.
+            0 if checkpoints.is_none() => Ending::ServerLost(random.between(steps - 15, steps - 2)),
+            1 if checkpoints.is_none() => Ending::Nonfinite,
+            2 => Ending::Early(random.between(steps - 15, steps - 2)),
             _ => Ending::Finished,
         };
         let nan = match ending {
-            Ending::Nonfinite => Nan::StopsAt(Step(random.between(106, STEPS))),
+            Ending::Nonfinite => Nan::StopsAt(Step(random.between(steps - 14, steps))),
             _ if random.once_in(3) => Nan::Skipped,
             _ => Nan::Never,
         };
         let job_seed = random.next();
         let servers = if job_seed.is_multiple_of(12) { SERVERS_MANY } else { SERVERS };
-        let job = Job::draw(job_seed, servers, nan, &mut random);
+        let job = Job::draw(job_seed, servers, nan, checkpoints, &mut random);
         let workers = random.between(2, 6) as usize;
         let severity = match random.below(8) {
             0 => Severity::Light,
             1..5 => Severity::Open,
             _ => Severity::Hidden,
         };
-        let faults = plan_faults(severity, job.mode.has_tickets(), &mut random);
-        Scenario { seed, job, workers, ending, severity, faults, probes: true }
+        let end = steps - steps / 4;
+        let faults = plan_faults(severity, job.mode.has_tickets(), end, &mut random);
+        let server_faults = match checkpoints {
+            Some(_) => plan_server_faults(end, &mut random),
+            None => Vec::new(),
+        };
+        Scenario { seed, job, workers, ending, severity, faults, server_faults, probes: true }
     }
 
     /// The same job without anything that could go wrong: one worker, one server.
@@ -301,15 +340,22 @@ impl Scenario {
         job.spec.job.servers = 1;
         let ending = if self.ending == Ending::Nonfinite { Ending::Nonfinite } else { Ending::Finished };
         let severity = Severity::Light;
-        Scenario { seed: self.seed, job, workers: 1, ending, severity, faults: Vec::new(), probes: false }
+        let (seed, faults, server_faults) = (self.seed, Vec::new(), Vec::new());
+        Scenario { seed, job, workers: 1, ending, severity, faults, server_faults, probes: false }
     }
 }
 
-fn plan_faults(severity: Severity, has_tickets: bool, random: &mut Random) -> Vec<PlannedFault> {
+/// Steps of a job: fewer where many are made twice.
+fn steps(checkpoints: Option<KeptBy>) -> u64 {
+    if checkpoints.is_some() { STEPS_KEPT } else { STEPS }
+}
+
+/// Every fault strikes before step `end`, even one whose point nobody comes to.
+fn plan_faults(severity: Severity, has_tickets: bool, end: u64, random: &mut Random) -> Vec<PlannedFault> {
     let count = random.between(5, 14);
     let mut faults: Vec<PlannedFault> = (0..count)
         .map(|number| {
-            let at_step = if number == 0 && random.once_in(2) { 0 } else { random.below(STEPS - LATEST) };
+            let at_step = if number == 0 && random.once_in(2) { 0 } else { random.below(end) };
             let point = match random.below(3) {
                 0 => Point::Now,
                 _ => loop {

@@ -2,24 +2,43 @@
 
 use std::sync::Arc;
 
+use halflife_checkpoint::CheckpointId;
+use halflife_proto::blocks::BlockId;
+use halflife_proto::contribution::Contribution;
 use halflife_proto::hello::Fingerprint;
-use halflife_proto::ids::{Incarnation, JobId, ServerIndex, Step};
+use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step};
 use halflife_proto::membership::{Order, Partial, Report};
-use halflife_server::shard::{Identity, Shard, Standing};
+use halflife_server::shard::{CutAnswer, Identity, Shard, Standing};
 use tokio::sync::watch;
 
 use crate::coverage::Transition;
 use crate::event::Event;
 use crate::network::ConnectionId;
 use crate::random::Random;
-use crate::scenario::{GENERATION, STEPS};
 use crate::sessions::Session;
 use crate::world::World;
+
+/// Blocks that are read from a checkpoint, and what the node was ordered meanwhile.
+pub struct Reading {
+    pub shard: Arc<Shard>,
+    pub id: CheckpointId,
+    pub orders: Vec<Order>,
+}
 
 /// A server.
 pub struct ServerSide {
     pub identity: Option<Identity>,
     pub shard: Option<Arc<Shard>>,
+    /// Rises with every process, and with every generation that it takes part in.
+    pub life: u64,
+    /// Whether there is a process.
+    pub is_up: bool,
+    /// To the lead.
+    pub link: Option<u64>,
+    /// Blocks that are read from a checkpoint.
+    pub reading: Option<Reading>,
+    /// Some of what it was sent in its last generation.
+    pub late: Vec<Contribution>,
     pub has_finished: bool,
     /// The lead has lost it.
     pub is_lost: bool,
@@ -29,6 +48,8 @@ pub struct ServerSide {
     reported_partial: Option<Partial>,
     /// Changes when there is news of slots or pushes.
     news: Option<watch::Receiver<()>>,
+    /// Changes when a cut is whole.
+    cuts: Option<watch::Receiver<()>>,
     /// The link to the lead: its delay, and when the last message in each direction arrives.
     delay_us: u64,
     pub slow_until: u64,
@@ -39,16 +60,22 @@ pub struct ServerSide {
 
 impl ServerSide {
     /// Not registered yet.
-    pub fn new(random: &mut Random) -> ServerSide {
+    pub fn new(last_step: Step, random: &mut Random) -> ServerSide {
         ServerSide {
             identity: None,
             shard: None,
+            life: 0,
+            is_up: true,
+            link: None,
+            reading: None,
+            late: Vec::new(),
             has_finished: false,
             is_lost: false,
-            last_step: Step(STEPS),
+            last_step,
             reported: Standing::default(),
             reported_partial: None,
             news: None,
+            cuts: None,
             delay_us: random.between(10, 3_000),
             slow_until: 0,
             last_order: 0,
@@ -58,9 +85,24 @@ impl ServerSide {
     }
 
     /// The lead has taken it in.
-    pub fn admit(&mut self, index: ServerIndex, incarnation: Incarnation) {
+    pub fn admit(&mut self, index: ServerIndex, incarnation: Incarnation, generation: Generation, link: u64) {
         let (job, fingerprint) = (JobId("simulation".to_owned()), Fingerprint::default());
-        self.identity = Some(Identity { job, generation: GENERATION, incarnation, fingerprint, index });
+        self.identity = Some(Identity { job, generation, incarnation, fingerprint, index });
+        self.link = Some(link);
+    }
+
+    /// It holds its blocks.
+    pub fn hold(&mut self, shard: Arc<Shard>) {
+        (self.news, self.cuts) = (Some(shard.news()), Some(shard.cuts()));
+        self.shard = Some(shard);
+    }
+
+    /// It has nothing to do with its generation any more.
+    pub fn end_life(&mut self, last_step: Step) {
+        self.life += 1;
+        (self.identity, self.shard, self.link, self.reading) = (None, None, None, None);
+        (self.reported, self.reported_partial, self.news, self.cuts) = (Standing::default(), None, None, None);
+        self.last_step = last_step;
     }
 
     /// Whether its shard takes nothing more.
@@ -86,12 +128,26 @@ impl ServerSide {
 }
 
 impl World<'_> {
-    pub(crate) fn take_order(&mut self, server: usize, order: Order) {
-        if self.servers[server].is_lost {
+    pub(crate) fn take_order(&mut self, server: usize, link: u64, order: Order) {
+        if self.servers[server].is_lost || self.servers[server].link != Some(link) {
             return;
         }
+        let Some(order) = self.behind_reading(server, order) else { return };
         match order {
-            Order::Place { manifest, placement } => self.place(server, manifest, placement),
+            Order::Place { manifest, placement, checkpoint } => self.place(server, manifest, placement, checkpoint),
+            Order::Cut(step) => {
+                if let Some(shard) = self.servers[server].shard.clone() {
+                    match shard.cut(step) {
+                        CutAnswer::Taken => self.wake_node(server),
+                        CutAnswer::Passed(newest) => self.send_report(server, Report::CutPassed { step, newest }),
+                    }
+                }
+            }
+            Order::Durable(step) => {
+                if let Some(shard) = &self.servers[server].shard {
+                    shard.note_durable(step);
+                }
+            }
             Order::Initialize(contribution) => {
                 let block = contribution.block;
                 match self.servers[server].shard.clone().map(|shard| shard.contribute(contribution)) {
@@ -157,49 +213,41 @@ impl World<'_> {
         }
     }
 
-    fn place(
-        &mut self,
-        server: usize,
-        manifest: halflife_proto::manifest::Manifest,
-        placement: halflife_proto::placement::Placement,
-    ) {
-        let Some(identity) = self.servers[server].identity.clone() else {
-            return self.promises.fail("blocks were placed on a server that is not in the job".to_owned());
-        };
-        let version = placement.version();
-        match Shard::new(identity, &self.scenario.job.spec, manifest, placement, self.compute.clone()) {
-            Ok(shard) => {
-                self.servers[server].news = Some(shard.news());
-                self.servers[server].shard = Some(shard);
-            }
-            Err(refusal) => return self.promises.fail(format!("blocks cannot be placed: {refusal}")),
-        }
-        self.send_report(server, Report::Placed(version));
-        self.wake_node(server);
-    }
-
-    fn send_report(&mut self, server: usize, report: Report) {
+    pub(crate) fn send_report(&mut self, server: usize, report: Report) {
+        let Some(link) = self.servers[server].link else { return };
         let at_us = self.servers[server].report_arrival(self.now, &mut self.random);
-        self.queue.push(at_us, Event::Report(server, report));
+        self.queue.push(at_us, Event::Report { server, link, report });
     }
 
     /// The node's task gets its turn soon after its shard has something new to report.
     pub(crate) fn wake_node(&mut self, server: usize) {
         let side = &self.servers[server];
         let Some(shard) = &side.shard else { return };
-        let has_news = side.news.as_ref().is_some_and(|news| news.has_changed().unwrap_or(false));
-        if has_news
+        let has_changed = |watched: &Option<watch::Receiver<()>>| {
+            watched.as_ref().is_some_and(|watched| watched.has_changed().unwrap_or(false))
+        };
+        if has_changed(&side.news)
+            || has_changed(&side.cuts)
             || *shard.standing().borrow() != side.reported
             || *shard.partials().borrow() != side.reported_partial
         {
             let at_us = self.now + self.random.below(300);
-            self.queue.push(at_us, Event::NodeLooks(server));
+            self.queue.push(at_us, Event::NodeLooks { server, life: self.servers[server].life });
         }
     }
 
     /// What a node does when a watch of its shard has changed: the newest is reported, what it replaced is not.
-    pub(crate) fn node_looks(&mut self, server: usize) {
-        let Some(shard) = self.servers[server].shard.clone() else { return };
+    pub(crate) fn node_looks(&mut self, server: usize, life: u64) {
+        let Some(shard) = self.servers[server].shard.clone().filter(|_| self.servers[server].life == life) else { return };
+        if let Some(cuts) = &mut self.servers[server].cuts {
+            cuts.mark_unchanged();
+        }
+        if let Some(cut) = shard.take_cut() {
+            self.begin_to_save(server, cut);
+            if self.servers[server].life != life {
+                return;
+            }
+        }
         if let Some(news) = &mut self.servers[server].news {
             news.mark_unchanged();
         }
@@ -222,10 +270,8 @@ impl World<'_> {
     }
 
     /// A block was given something, or several were: checks it, and lets everything follow that does.
-    pub(crate) fn block_may_have_changed(&mut self, server: usize, block: halflife_proto::blocks::BlockId) {
-        let Some(shard) = self.servers[server].shard.clone() else { return };
-        let Some(seen) = shard.inspect(block) else { return };
-        if self.promises.check_block(block, &seen) {
+    pub(crate) fn block_may_have_changed(&mut self, server: usize, block: BlockId) {
+        if self.look_at(server, block) {
             // A norm may have released all blocks at once.
             self.all_blocks_may_have_changed(server);
         } else {
@@ -233,12 +279,25 @@ impl World<'_> {
         }
     }
 
+    /// Whether a block has a new version, which is checked.
+    fn look_at(&mut self, server: usize, block: BlockId) -> bool {
+        if !self.is_current(server) {
+            return false; // what it holds is about to be dropped
+        }
+        let Some(seen) = self.servers[server].shard.as_ref().and_then(|shard| shard.inspect(block)) else { return false };
+        let is_new = self.promises.check_block(block, &seen);
+        if is_new {
+            self.note_state(server, block);
+        }
+        is_new
+    }
+
     fn all_blocks_may_have_changed(&mut self, server: usize) {
-        let Some(shard) = self.servers[server].shard.clone() else { return };
+        if self.servers[server].shard.is_none() {
+            return;
+        }
         for block in self.promises.blocks_of(server, self.lead.state.model()) {
-            if let Some(seen) = shard.inspect(block) {
-                self.promises.check_block(block, &seen);
-            }
+            self.look_at(server, block);
         }
         self.wake_node(server);
         let open: Vec<ConnectionId> = self.servers[server].sessions.iter().map(|session| session.connection).collect();

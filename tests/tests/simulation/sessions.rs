@@ -12,16 +12,20 @@ use halflife_proto::v1::{self, step_response::Message};
 use halflife_proto::wire;
 use halflife_server::SessionId;
 use halflife_server::outbox::{Outbox, Outgoing};
+use halflife_server::shard::Shard;
 use tokio_stream::Stream;
 
 use crate::coverage::Transition;
 use crate::event::{Down, Up};
 use crate::faults::Point;
+use crate::lead::hello;
 use crate::ledger::Answered;
 use crate::network::{ConnectionId, Way};
 use crate::promises::Expected;
-use crate::scenario::GENERATION;
 use crate::world::World;
+
+/// Contributions that are delivered late.
+const LATE_MAX: usize = 3;
 
 /// A stream that is open.
 pub struct Session {
@@ -53,22 +57,22 @@ impl World<'_> {
     }
 
     fn open_session(&mut self, server: usize, connection: ConnectionId, from_step: Option<Step>) {
-        let not_ready = Refusal::new(RefusalCause::NotReady, "this server has no blocks yet");
-        let opened = match self.servers[server].shard.clone() {
-            None => Err(not_ready),
-            Some(shard) => {
+        let opened = match self.shard_for(server, connection) {
+            Err(refusal) => Err(refusal),
+            Ok(shard) => {
                 let outbox = Arc::new(Outbox::default());
                 outbox.reply(Message::Welcome(v1::Welcome {
                     server: Some((&shard.identity().hello()).into()),
                     server_index: shard.identity().index.0,
                     step: shard.complete().map(|step| step.0),
                 }));
-                shard.open_session(from_step, &outbox).map(|id| (id, outbox))
+                let generation = shard.identity().generation;
+                shard.open_session(from_step, &outbox).map(|id| (id, outbox, generation))
             }
         };
         match opened {
-            Ok((id, outbox)) => {
-                let outgoing = Outgoing::new(outbox.clone(), GENERATION, ());
+            Ok((id, outbox, generation)) => {
+                let outgoing = Outgoing::new(outbox.clone(), generation, ());
                 let at_a_step = from_step.is_some();
                 self.coverage.pass(if at_a_step { Transition::StreamAtStep } else { Transition::StreamAtNewest });
                 self.servers[server].sessions.push(Session { connection, id, outbox, outgoing });
@@ -79,6 +83,16 @@ impl World<'_> {
                 self.push_down(connection, Down::Ended(refusal));
             }
         }
+    }
+
+    /// The shard, for a worker that has introduced itself properly.
+    fn shard_for(&self, server: usize, connection: ConnectionId) -> Result<Arc<Shard>, Refusal> {
+        let known = self.network.get(connection);
+        let not_ready = || Refusal::new(RefusalCause::NotReady, "this server has no blocks yet");
+        let shard = self.servers[server].shard.clone().ok_or_else(not_ready)?;
+        let generation = self.workers[known.worker].generation_of(known.life).unwrap_or(shard.identity().generation);
+        shard.identity().hello().check(&hello(generation))?;
+        Ok(shard)
     }
 
     fn take_contribution(&mut self, server: usize, connection: ConnectionId, contribution: Contribution) {
@@ -95,6 +109,8 @@ impl World<'_> {
         let (push, weight) = (contribution.push, contribution.weight);
         let payload = push.is_some().then(|| contribution.payload.clone());
         let before = shard.inspect(block).and_then(|seen| seen.step);
+        let is_current = self.is_current(server);
+        self.keep_for_later(server, &contribution);
         match shard.contribute(contribution) {
             Ok(acknowledgement) => {
                 let outcome = acknowledgement.outcome;
@@ -102,10 +118,14 @@ impl World<'_> {
                     format!("server {server}: {step} {slots} of {block} from worker {worker}: {outcome:?}")
                 });
                 self.coverage.count("outcome", outcome);
-                if let (Outcome::Added, Expected::Quorum(closings)) = (outcome, &mut self.promises.expected) {
+                if let (Outcome::Added, Expected::Quorum(closings)) = (outcome, &mut self.promises.expected)
+                    && is_current
+                {
                     closings.note_added(block, step, slots.begin);
                 }
-                if let (Some(push), Some(payload)) = (push, &payload) {
+                if let (Some(push), Some(payload)) = (push, &payload)
+                    && is_current
+                {
                     let answered = Answered { server, block, push, read: step, weight, payload, outcome };
                     self.ledger(|ledger| ledger.take(&answered));
                 }
@@ -126,6 +146,15 @@ impl World<'_> {
         self.pump_session(connection);
     }
 
+    /// Some of what a server is sent is sent again to its next generation.
+    fn keep_for_later(&mut self, server: usize, contribution: &Contribution) {
+        if self.scenario.job.checkpoints.is_some() && contribution.step > Step::ZERO {
+            let late = &mut self.servers[server].late;
+            late.truncate(LATE_MAX - 1);
+            late.insert(0, contribution.clone());
+        }
+    }
+
     fn take_mark(&mut self, server: usize, connection: ConnectionId, number: u64) {
         let sessions = &self.servers[server].sessions;
         if let Some(session) = sessions.iter().find(|session| session.connection == connection) {
@@ -135,8 +164,7 @@ impl World<'_> {
     }
 
     fn pull(&self, server: usize, connection: ConnectionId, step: Step) -> Result<Vec<BlockWeights>, Refusal> {
-        let shard = self.servers[server].shard.as_ref();
-        let shard = shard.ok_or_else(|| Refusal::new(RefusalCause::NotReady, "no blocks"))?;
+        let shard = self.shard_for(server, connection)?;
         let ids = self.workers[self.network.get(connection).worker].blocks_of(ServerIndex(server as u32));
         shard.pull(&ids, None, Some(step)).map(|(_, blocks)| blocks)
     }

@@ -159,7 +159,12 @@ impl World<'_> {
         let peer = self.network.get(connection).peer;
         let Some(member) = self.workers[worker].member() else { return };
         match refusal.cause {
+            _ if member.is_leaving && peer == self.servers.len() => self.is_gone_for_good(worker),
             RefusalCause::Fenced => self.rejoin(worker),
+            RefusalCause::WrongGeneration => {
+                self.coverage.pass(Transition::HeardOfAGeneration);
+                self.rejoin(worker);
+            }
             RefusalCause::StepGone | RefusalCause::StepAhead if !member.streams[peer].is_open => {
                 self.close(connection);
                 let Some(member) = self.workers[worker].member() else { return };

@@ -32,6 +32,11 @@ impl Asking {
     pub fn is_of(&self, connection: ConnectionId) -> bool {
         self.connection == connection
     }
+
+    /// What it came by.
+    pub fn connection(&self) -> ConnectionId {
+        self.connection
+    }
 }
 
 impl World<'_> {

@@ -1,11 +1,11 @@
 //! A worker in virtual time: its process, joining and leaving. What it does as a member is in `streams.rs` and
 //! `working.rs`; what it decides is the SDK's (`halflife_client::simulation`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use halflife_client::simulation::WorkerDecisions;
 use halflife_proto::blocks::BlockId;
-use halflife_proto::ids::{Incarnation, ServerIndex};
+use halflife_proto::ids::{Generation, Incarnation, ServerIndex};
 use halflife_proto::membership::Notice;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_server::lead::simulation::Joined;
@@ -28,6 +28,8 @@ pub struct Worker {
     pub life: u64,
     pub incarnation: Incarnation,
     earlier: Vec<(u64, Incarnation)>,
+    /// The generation that each of its memberships is of, by life.
+    generations: HashMap<u64, Generation>,
     pub state: State,
     /// Its clock runs so many millionths as fast as time.
     pub rate_ppm: u64,
@@ -84,6 +86,7 @@ impl Worker {
             life: 0,
             incarnation: Incarnation(0),
             earlier: Vec::new(),
+            generations: HashMap::new(),
             state: State::Down,
             rate_ppm: random.between(950_000, 1_050_000),
             slot_us: random.between(500, 8_000),
@@ -111,6 +114,16 @@ impl Worker {
     pub fn incarnation_of(&self, life: u64) -> Incarnation {
         let earlier = self.earlier.iter().find(|(known, _)| *known == life);
         earlier.map_or(self.incarnation, |(_, incarnation)| *incarnation)
+    }
+
+    /// The generation of its membership in a life; `None` for who only wants to join.
+    pub fn generation_of(&self, life: u64) -> Option<Generation> {
+        self.generations.get(&life).copied()
+    }
+
+    /// The generation that it is a member of.
+    pub fn generation(&self) -> Option<Generation> {
+        self.generation_of(self.life)
     }
 
     /// Its blocks on a server.
@@ -256,7 +269,7 @@ impl World<'_> {
             Down::Joined(joined) => {
                 self.close(connection);
                 match *joined {
-                    Ok(joined) => self.become_member(worker, joined),
+                    Ok((generation, joined)) => self.become_member(worker, generation, joined),
                     Err(refusal) => self.join_refused(worker, &refusal),
                 }
             }
@@ -290,9 +303,11 @@ impl World<'_> {
         }
     }
 
-    fn become_member(&mut self, worker: usize, joined: Joined) {
+    fn become_member(&mut self, worker: usize, generation: Generation, joined: Joined) {
         let (job, placement) = (&self.scenario.job, &joined.placement);
-        let decisions = match WorkerDecisions::new(job.terms(), &job.manifest, placement, joined.assignment) {
+        let life = self.workers[worker].life;
+        self.workers[worker].generations.insert(life, generation);
+        let decisions = match WorkerDecisions::new(job.terms(generation), &job.manifest, placement, joined.assignment) {
             Ok(decisions) => decisions,
             Err(refusal) => return self.promises.fail(format!("an assignment makes no sense: {refusal}")),
         };

@@ -204,13 +204,25 @@ impl World<'_> {
             Ok(version) => {
                 if let Some(version) = version {
                     self.coverage.pass(Transition::VersionAssembled);
-                    self.promises.check_version(worker, &version);
+                    self.check_version(worker, &version);
                 }
                 self.may_be_ready(worker);
                 self.changed(worker);
             }
             Err(violation) => self.promises.fail(format!("worker {worker} cannot use its weights: {violation}")),
         }
+    }
+
+    /// Looks at whole weights, unless they are of a generation that is over and the worker does not know.
+    fn check_version(&mut self, worker: usize, version: &WeightsVersion) {
+        if self.is_up_to_date(worker) {
+            self.promises.check_version(worker, version);
+        }
+    }
+
+    /// Whether a worker is a member of the generation that is led now.
+    pub(crate) fn is_up_to_date(&self, worker: usize) -> bool {
+        self.lead.is_leading && self.workers[worker].generation() == Some(self.lead.generation)
     }
 
     /// A version is still torn: it is pulled, unless something has changed meanwhile.
@@ -243,7 +255,7 @@ impl World<'_> {
         match member.decisions.receive_pulled(step, &blocks) {
             Ok(version) => {
                 self.coverage.pass(Transition::VersionPulled);
-                self.promises.check_version(worker, &version);
+                self.check_version(worker, &version);
             }
             Err(violation) => self.promises.fail(format!("worker {worker} cannot use what it pulled: {violation}")),
         }

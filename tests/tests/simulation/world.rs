@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use halflife_proto::ids::Step;
 use halflife_server::shard::ShardCompute;
 
 use crate::coverage::Coverage;
@@ -15,6 +16,7 @@ use crate::promises::{History, Promises};
 use crate::random::Random;
 use crate::scenario::{Ending, Scenario};
 use crate::server::ServerSide;
+use crate::store::Store;
 use crate::trace::Trace;
 use crate::worker::Worker;
 
@@ -42,6 +44,12 @@ pub struct World<'a> {
     /// Faults that wait for a worker to come to their point.
     pub armed: Vec<usize>,
     pub next_fault: usize,
+    /// The same of servers.
+    pub armed_servers: Vec<usize>,
+    pub next_server_fault: usize,
+    pub store: Store,
+    /// Links between leads and servers so far.
+    pub links: u64,
 }
 
 /// How a run ended.
@@ -66,6 +74,7 @@ impl<'a> World<'a> {
     ) -> World<'a> {
         let mut random = Random::new(scenario.seed ^ 0x5eed);
         let servers = scenario.job.spec.job.servers as usize;
+        let last_step = Step(scenario.job.spec.job.steps);
         let network = Network::new(scenario.workers, servers + 1, &mut random);
         let workers = (0..scenario.workers).map(|_| Worker::new(&mut random)).collect();
         let mut world = World {
@@ -74,7 +83,7 @@ impl<'a> World<'a> {
             queue: Queue::default(),
             network,
             lead: LeadSide::new(&scenario.job, &mut random),
-            servers: (0..servers).map(|_| ServerSide::new(&mut random)).collect(),
+            servers: (0..servers).map(|_| ServerSide::new(last_step, &mut random)).collect(),
             workers,
             coverage: Coverage::default(),
             trace: Trace::new(is_read),
@@ -82,6 +91,10 @@ impl<'a> World<'a> {
             compute,
             armed: Vec::new(),
             next_fault: 0,
+            armed_servers: Vec::new(),
+            next_server_fault: 0,
+            store: Store::default(),
+            links: 0,
             random,
         };
         world.foresee_the_beginning();
@@ -92,7 +105,14 @@ impl<'a> World<'a> {
         self.queue.push(0, Event::LeadTick);
         for server in 0..self.servers.len() {
             let at_us = self.random.below(200_000);
-            self.queue.push(at_us, Event::Register(server));
+            let begins = match self.scenario.job.checkpoints {
+                Some(_) => {
+                    self.servers[server].is_up = false;
+                    Event::StartServer(server)
+                }
+                None => Event::Register { server, life: 0 },
+            };
+            self.queue.push(at_us, begins);
         }
         for worker in 0..self.workers.len() {
             let at_us = self.random.below(400_000);
@@ -102,6 +122,7 @@ impl<'a> World<'a> {
             self.queue.push(PROBE_EVERY_US, Event::Probe);
         }
         self.set_off_faults(0);
+        self.set_off_server_faults(0);
     }
 
     /// Runs to the end, or to the first broken promise.
@@ -117,6 +138,7 @@ impl<'a> World<'a> {
         }
         if self.promises.violation.is_none() && matches!(self.scenario.ending, Ending::Finished | Ending::Early(_)) {
             self.check_end_of_tickets();
+            self.check_end_of_checkpoints();
         }
         let virtual_us = self.now;
         if !self.scenario.faults.is_empty() && self.promises.faults < FAULTS_MIN {
@@ -133,7 +155,11 @@ impl<'a> World<'a> {
     /// Finished: every server was told to go. Stopped: every server and every worker knows.
     fn is_over(&self) -> bool {
         match self.scenario.ending {
-            Ending::Finished | Ending::Early(_) => self.servers.iter().all(|server| server.has_finished),
+            // A server that comes back after the last worker has left finds nobody to tell it so.
+            Ending::Finished | Ending::Early(_) => self.servers.iter().all(|server| {
+                let is_late = self.lead.is_finished() && self.lead.state.workers().is_empty() && server.link.is_none();
+                server.has_finished || is_late
+            }),
             Ending::ServerLost(_) | Ending::Nonfinite => {
                 let live = |server: &&ServerSide| !server.is_lost;
                 self.lead.is_stopped()
@@ -150,10 +176,15 @@ impl<'a> World<'a> {
         match event {
             Event::LeadTick => self.lead_tick(),
             Event::DeskLooks(connection) => self.desk_looks(connection),
-            Event::Register(server) => self.register(server),
-            Event::Order(server, order) => self.take_order(server, order),
-            Event::Report(server, report) => self.take_report(server, report),
-            Event::NodeLooks(server) => self.node_looks(server),
+            Event::Register { server, life } => self.register(server, life),
+            Event::Order { server, link, order } => self.take_order(server, link, order),
+            Event::Report { server, link, report } => self.take_report(server, link, report),
+            Event::NodeLooks { server, life } => self.node_looks(server, life),
+            Event::LinkEnded { server, link, at_lead } => self.link_ended(server, link, at_lead),
+            Event::StartServer(server) => self.start_server(server),
+            Event::ServerFault(planned) => self.strike_some_server(planned),
+            Event::Store(deed) => self.store_does(*deed),
+            Event::Late(server) => self.late_contribution(server),
             Event::Up { connection, number, is_copy, message } => {
                 if self.network.receive(connection, Way::Up, number, is_copy) {
                     self.take_up(connection, message);
@@ -200,7 +231,12 @@ impl<'a> World<'a> {
     }
 
     fn take_up(&mut self, connection: ConnectionId, message: Up) {
-        if self.network.get(connection).peer == self.servers.len() {
+        let (peer, lead) = (self.network.get(connection).peer, self.servers.len());
+        // The lead is the first server's process.
+        if !self.servers[if peer == lead { 0 } else { peer }].is_up {
+            return self.refuse_connection(connection);
+        }
+        if peer == lead {
             self.lead_hears(connection, message);
         } else {
             self.server_hears(connection, message);

@@ -7,7 +7,7 @@ use halflife_proto::manifest::Manifest;
 use halflife_proto::membership::{CheckpointPlan, Order, SavedFile};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 
-use super::{Effect, LeadState, Phase};
+use super::{Effect, LeadState, Phase, Written};
 use crate::lead::cuts::Cuts;
 
 /// How a job keeps checkpoints, and which one it begins with.
@@ -84,12 +84,15 @@ impl LeadState {
             return Vec::new();
         }
         let tickets = self.tickets().map(|tickets| (tickets.granted(), tickets.settled()));
+        let spent = self.tickets().map(|tickets| (tickets.void(), tickets.torn()));
         let Some(cuts) = &mut self.cuts else { return Vec::new() };
         let step = match tickets {
             None => cuts.order(now, complete),
             Some((granted, settled)) => cuts.order_settled(now, granted, settled),
         };
-        step.map_or(Vec::new(), |step| self.order_all(&Order::Cut(step)))
+        let Some(step) = step else { return Vec::new() };
+        self.cut_tickets = spent;
+        self.order_all(&Order::Cut(step))
     }
 
     /// A server is past the step that was to be cut.
@@ -111,7 +114,8 @@ impl LeadState {
     pub fn saved(&mut self, index: ServerIndex, step: Step, file: SavedFile) -> Vec<Effect> {
         let servers = self.servers.len();
         let files = self.cuts.as_mut().and_then(|cuts| cuts.saved(index, step, file, servers));
-        files.map_or(Vec::new(), |files| vec![Effect::Commit(step, files)])
+        let tickets = self.cut_tickets;
+        files.map_or(Vec::new(), |files| vec![Effect::Commit(Written { step, files, tickets })])
     }
 
     /// A server could not write its part.

@@ -31,9 +31,13 @@ impl Decider {
     pub(super) fn new(settings: &Settings) -> Decider {
         let Consistency { mode, staleness, .. } = settings.consistency;
         let slots = settings.slots.slots();
+        let begins_with = settings.checkpoints.as_ref().and_then(|keeping| keeping.plan.restore);
         match (mode, settings.consistency.partial_quorum(slots)) {
             (Mode::Sync, None) => Decider::AllSlots,
-            (Mode::Sync, Some(quorum)) => Decider::Quorum(Quorum::new(quorum, slots)),
+            (Mode::Sync, Some(quorum)) => {
+                let after = begins_with.map_or(Step::ZERO, |name| name.step);
+                Decider::Quorum(Quorum::new(quorum, slots).resumed(after))
+            }
             (Mode::Bounded | Mode::Async, _) => {
                 let tickets = Tickets::new(settings.steps, staleness);
                 let restored = settings.checkpoints.as_ref().and_then(Keeping::settled_tickets);

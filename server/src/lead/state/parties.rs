@@ -50,14 +50,25 @@ pub enum Effect {
     HoldChanged,
     /// Read the initial weights from their file and send them to the servers.
     LoadInitialWeights,
-    /// Every server has written its part of the checkpoint of this step: commit it.
-    Commit(Step, Vec<(ServerIndex, SavedFile)>),
+    /// Every server has written its part of a checkpoint: commit it.
+    Commit(Written),
     /// The job goes back to its last checkpoint, for this reason.
     Recover(String),
     /// A worker that was told to wait for a ticket may ask again.
     TicketReady(Incarnation),
     /// Worth a person's attention.
     Warn(String),
+}
+
+/// A checkpoint whose parts are all written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    /// The step that it is of.
+    pub step: Step,
+    /// Each server's part.
+    pub files: Vec<(ServerIndex, SavedFile)>,
+    /// In the asynchronous modes: of the tickets up to its step, those that were void and torn.
+    pub tickets: Option<(u64, u64)>,
 }
 
 /// How the job stands.

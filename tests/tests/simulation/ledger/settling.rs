@@ -59,9 +59,10 @@ impl Ledger<'_> {
 
     /// The version that the push made, which the lead knows of by now; `None` if the block has not taken it.
     fn note_known(&mut self, block: BlockId, ticket: Ticket) -> Option<()> {
-        let place = self.blocks.get(&block)?.pushes().iter().position(|taken| *taken == ticket)?;
+        let replay = self.blocks.get(&block)?;
+        let version = replay.version_of(replay.pushes().iter().position(|taken| *taken == ticket)?);
         let known = self.known.entry(block).or_default();
-        *known = Step(place as u64 + 1).max(*known);
+        *known = version.max(*known);
         Some(())
     }
 

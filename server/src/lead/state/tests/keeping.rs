@@ -69,7 +69,7 @@ fn nobody_computes_before_step_0_is_durable_and_then_the_next_is_ordered() {
     assert_eq!(hold(&state), Some(Notice::Hold(Some(Step(0)))));
     assert!(state.awaits_first_checkpoint());
     let files = vec![(ServerIndex(0), FILE), (ServerIndex(1), FILE)];
-    assert_eq!(save(&mut state, 0), [Effect::Commit(Step(0), files)]);
+    assert_eq!(save(&mut state, 0), [Effect::Commit(Written { step: Step(0), files, tickets: None })]);
     let effects = state.checkpoint_ended(Step(0), None);
     assert_eq!(orders(&effects), [Order::Durable(Step(0)), Order::Cut(Step(4))]);
     assert!(effects.contains(&Effect::HoldChanged));
@@ -165,4 +165,54 @@ fn a_checkpoint_on_demand_names_its_step_and_needs_a_store() {
     assert_eq!(orders(&state.checkpoint_ended(Step(1), None)), [Order::Durable(Step(1)), Order::Cut(Step(2))]);
     let refused = placed(2).operate(Operation::Checkpoint).0.unwrap_err();
     assert!(refused.to_string().contains("[checkpoint]"), "{refused}");
+}
+
+#[test]
+fn a_checkpoint_counts_no_ticket_that_was_void_after_it_was_set_aside() {
+    let consistency = Consistency { mode: Mode::Async, ..Consistency::default() };
+    let mut state = LeadState::new(Settings { consistency, ..keeping(Some(4)) });
+    assert_eq!(orders(&register(&mut state)).len(), 1);
+    (0..2).for_each(|index| _ = state.placed(ServerIndex(index)));
+    complete_everywhere(&mut state, 4);
+    join(&mut state, 0, 1).0.unwrap();
+    join(&mut state, 0, 2).0.unwrap();
+    for ticket in 5..=8 {
+        assert_eq!(state.ticket(Incarnation(1), ticket - 4), Ok(TicketAnswer::Granted(Ticket(ticket))));
+        for index in [0, 1].map(ServerIndex) {
+            state.pushes(index, &PushesReport { done: vec![Ticket(ticket)], ..PushesReport::default() });
+        }
+    }
+    (0..2).for_each(|index| _ = state.cut_taken(ServerIndex(index), Step(8)));
+    assert_eq!(state.ticket(Incarnation(2), 1), Ok(TicketAnswer::Granted(Ticket(9))));
+    state.leave(Incarnation(2));
+    for index in [0, 1].map(ServerIndex) {
+        let voided = vec![VoidedTicket { ticket: Ticket(9), applied: 0, missing: 1 }];
+        state.pushes(index, &PushesReport { voided, ..PushesReport::default() });
+    }
+    assert_eq!(state.tickets().map(|tickets| tickets.void()), Some(1));
+    let effects = save(&mut state, 8);
+    assert!(matches!(&effects[..], [Effect::Commit(Written { tickets: Some((0, 0)), .. })]), "{effects:?}");
+}
+
+/// A job that is at its end, which worker 1 does not know yet.
+fn finished() -> LeadState {
+    let mut state = begun();
+    for step in [0, 4, 8, 10] {
+        complete_everywhere(&mut state, step);
+        save(&mut state, step);
+        state.checkpoint_ended(Step(step), None);
+    }
+    assert_eq!(state.phase(), Phase::Finished);
+    state
+}
+
+#[test]
+fn a_finished_job_goes_back_for_the_workers_that_still_read_its_last_weights() {
+    let mut state = finished();
+    let effects = state.server_lost(ServerIndex(1));
+    assert!(matches!(effects[..], [Effect::Recover(_)]), "{effects:?}");
+    assert_eq!(state.phase(), Phase::Restoring);
+    let mut state = finished();
+    state.leave(Incarnation(1));
+    assert_eq!(state.server_lost(ServerIndex(1)), [], "nobody needs it any more");
 }

@@ -1,0 +1,171 @@
+//! A server's part in one generation of its job, and what outlives it.
+//!
+//! A generation ends when a server or the lead is lost; the next begins with a lead that has claimed it
+//! (`recovery.rs`) and servers that register anew. Does not: decide that it ends (the lead's state does, or the end of a link).
+
+use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use halflife_checkpoint::Checkpoints;
+use halflife_proto::PROTOCOL_VERSION;
+use halflife_proto::hello::{Fingerprint, Hello};
+use halflife_proto::ids::{Generation, Incarnation, ServerIndex, Step};
+use halflife_proto::membership::{Order, Report};
+use halflife_proto::placement::ServerAddress;
+use halflife_proto::refusal::{Refusal, RefusalCause};
+use rand::RngExt as _;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::{Part, ServerError};
+use crate::config::JobSpec;
+use crate::follower::{self, FollowError};
+use crate::lead::control_service::LeadPlace;
+use crate::lead::{InitialWeights, Lead};
+use crate::node::{CHANNEL_CAPACITY, Node, NodeEnd};
+use crate::recovery::{self, BeginError, Beginning};
+use crate::shard::{Identity, ShardCompute, ShardPlace};
+
+/// What outlives the generations that a server takes part in.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) part: Part,
+    pub(super) own: ServerAddress,
+    pub(super) bound: SocketAddr,
+    pub(super) memory_max: Option<NonZeroU64>,
+    pub(super) patience: Duration,
+    pub(super) compute: Arc<ShardCompute>,
+    pub(super) place: Arc<ShardPlace>,
+    pub(super) leading: Arc<LeadPlace>,
+}
+
+/// A server's part in one generation of its job. Its tasks end with it.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) node: JoinHandle<NodeEnd>,
+    pub(super) lead: Option<Arc<Lead>>,
+    pub(super) steps: Step,
+    /// Whether the job goes on after this generation.
+    pub(super) has_checkpoints: bool,
+    pub(super) tasks: JoinSet<()>,
+}
+
+/// How a life ends by itself.
+pub(super) enum LifeEnd {
+    Node(NodeEnd),
+    /// The lead has found that the job has to go back.
+    GoesBack,
+}
+
+impl Ground {
+    /// Takes part in the job's next generation. `lost_at`: the step that was complete at the end of the one before.
+    pub(super) async fn live(&self, lost_at: Option<Step>) -> Result<Life, ServerError> {
+        match &self.part {
+            Part::Lead { spec, latest_valid } => self.lead(spec, *latest_valid, lost_at).await,
+            Part::Follower { lead, expected } => self.follow(lead, expected.as_deref()).await,
+        }
+    }
+
+    async fn lead(&self, spec: &JobSpec, latest_valid: bool, lost_at: Option<Step>) -> Result<Life, ServerError> {
+        let incarnation = Incarnation(rand::rng().random());
+        let begin = recovery::Begin { incarnation, latest_valid, lost_at };
+        let Beginning { job, generation, keeper } = recovery::begin(spec, begin).await.map_err(Box::new)?;
+        let is_new = keeper.as_ref().is_none_or(|keeper| keeper.restored().is_none());
+        let initial_weights = spec.job.init_from.as_deref().filter(|_| is_new);
+        let initial_weights = initial_weights.map(InitialWeights::load).transpose()?;
+        let identity = Identity {
+            job,
+            generation,
+            incarnation,
+            fingerprint: Fingerprint::of_this_process(0, "cpu"),
+            index: ServerIndex(0),
+        };
+        let lead = Lead::new(identity.clone(), spec.clone(), initial_weights, keeper);
+        let mut own = self.own.clone();
+        // Listening on every address, the lead does not know which one it is reached by; workers do.
+        if self.bound.ip().is_unspecified() && own.url == format!("http://{}", self.bound) {
+            own.url.clear();
+        }
+        let (_, orders) =
+            lead.admit_server(incarnation, own, self.memory_max).expect("a new job takes its first server");
+        let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(lead.clone().follow_server(ServerIndex(0), receiver));
+        tasks.spawn(lead.clone().watch_leases());
+        self.leading.set(Ok(lead.clone()));
+        self.take_part(identity, spec.clone(), Some(lead), tasks, (orders, reports))
+    }
+
+    async fn follow(&self, lead_url: &str, expected: Option<&JobSpec>) -> Result<Life, ServerError> {
+        let incarnation = Incarnation(rand::rng().random());
+        let fingerprint = Fingerprint::of_this_process(0, "cpu");
+        let hello = Hello {
+            protocol_version: PROTOCOL_VERSION,
+            job: None,
+            generation: Generation(0),
+            incarnation,
+            fingerprint: fingerprint.clone(),
+        };
+        let admitted = follower::follow(lead_url, hello, self.own.clone(), self.memory_max, self.patience).await?;
+        let spec = JobSpec::parse("the lead's job", &admitted.job_toml, &[]).map_err(ServerError::LeadsJob)?;
+        if let Some(expected) = expected {
+            check_same_job(lead_url, &expected.for_followers(), &spec)?;
+        }
+        let malformed = || {
+            let refusal = Refusal::mismatch(RefusalCause::Malformed, "admission", "a job id", "none");
+            FollowError::Refused { url: lead_url.to_owned(), refusal }
+        };
+        let identity = Identity {
+            job: admitted.lead.job.ok_or_else(malformed)?,
+            generation: admitted.lead.generation,
+            incarnation,
+            fingerprint,
+            index: admitted.index,
+        };
+        self.take_part(identity, spec, None, JoinSet::new(), (admitted.orders, admitted.reports))
+    }
+
+    fn take_part(
+        &self,
+        identity: Identity,
+        spec: JobSpec,
+        lead: Option<Arc<Lead>>,
+        tasks: JoinSet<()>,
+        (orders, reports): Links,
+    ) -> Result<Life, ServerError> {
+        let location = spec.checkpoint.as_ref().map(|section| section.location.clone());
+        let checkpoints = location.map(|location| Checkpoints::open(&location, Path::new("."))).transpose();
+        let checkpoints = checkpoints.map_err(|error| Box::new(BeginError::from(error)))?;
+        let (steps, has_checkpoints) = (Step(spec.job.steps), checkpoints.is_some());
+        let (place, compute) = (self.place.clone(), self.compute.clone());
+        let node = Node { identity, spec, place, compute, checkpoints };
+        Ok(Life { node: tokio::spawn(node.run(orders, reports)), lead, steps, has_checkpoints, tasks })
+    }
+}
+
+type Links = (mpsc::Receiver<Order>, mpsc::Sender<Report>);
+
+fn check_same_job(url: &str, expected: &JobSpec, found: &JobSpec) -> Result<(), ServerError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(ServerError::OtherJob { url: url.to_owned(), differences: expected.differences(found) })
+}
+
+impl Life {
+    pub(super) async fn end(&mut self) -> LifeEnd {
+        let over = async {
+            match &self.lead {
+                Some(lead) => drop(lead.is_over().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            end = &mut self.node => LifeEnd::Node(end.unwrap_or(NodeEnd::LeadLost)),
+            () = over => LifeEnd::GoesBack,
+        }
+    }
+}
