@@ -6,9 +6,9 @@
     load_state("state.safetensors", model, optimizer)
 
 Promises: what is loaded fits the model and the optimizer exactly, or a ValueError says what does not and nothing is
-changed. State goes by the names of model.named_parameters(), so groups and their order may differ between the two sides.
+changed. State goes by the names of model.named_parameters(), so groups and their order may differ on the two sides.
 Does not: convert dtypes (weights are float32), move learning-rate schedulers (set their last_epoch to the step), or
-need anything but torch. For torch.optim.AdamW, Adam and SGD, torch 1.12 and newer. docs/checkpoints.md describes the files.
+need anything but torch. For torch.optim.AdamW, Adam and SGD, torch 1.12 and newer. The files: docs/checkpoints.md.
 """
 
 import ctypes
@@ -159,15 +159,18 @@ def names_of(model, optimizer):
     return groups
 
 
+def plain(setting):
+    """A setting as JSON holds it; lr may be a tensor."""
+    return setting if isinstance(setting, (bool, tuple, list)) else float(setting)
+
+
 def save_state(path, model, optimizer):
     """Writes the optimizer's state under the names of the model's parameters."""
     kind = kind_of(optimizer)
     parameters = dict(model.named_parameters())
     counts, tensors, groups = {}, {}, []
     for group, names in zip(optimizer.param_groups, names_of(model, optimizer)):
-        settings = {key: group[key] for key in SETTINGS[kind]}
-        settings = {key: value if isinstance(value, (bool, tuple, list)) else float(value) for key, value in settings.items()}
-        groups.append({**settings, "names": names})
+        groups.append({**{key: plain(group[key]) for key in SETTINGS[kind]}, "names": names})
         for name in names:
             state, arrays = optimizer.state.get(parameters[name], {}), arrays_of(kind, group)
             present = [array for array in arrays if state.get(array) is not None]
@@ -225,7 +228,8 @@ def state_of(path, kind, name, parameter, group, tensors):
         if tensor is None:
             continue
         if tensor.shape != parameter.shape or tensor.dtype != torch.float32:
-            raise ValueError(f"{path}: {name}.{array}: expected float32 {list(parameter.shape)}, found {list(tensor.shape)}")
+            found = f"{tensor.dtype} {list(tensor.shape)}"
+            raise ValueError(f"{path}: {name}.{array}: expected float32 {list(parameter.shape)}, found {found}")
         state[array] = tensor.to(parameter.device)
     if steps is None and kind != "SGD":
         raise ValueError(f"{path}: {name}.step: expected a number of updates, found none")

@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn groups_have_the_numbers_of_the_next_step_as_torch_takes_them() {
         let found = groups(&format!(
-            "preset = \"pytorch-adamw\"\nlr = {{ kind = \"step\", base = 0.1, every = 2, factor = 0.5 }}\n{SPARED}"
+            "preset = \"pytorch-adamw\"\nlr = {{ kind = \"step\", base = 0.1, every = 2, gamma = 0.5 }}\n{SPARED}"
         ));
         let expected = |lr, weight_decay, name: &str| ParamGroup {
             lr,

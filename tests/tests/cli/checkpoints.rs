@@ -23,14 +23,15 @@ impl Job {
         Job { file: path.to_string_lossy().into_owned(), directory }
     }
 
-    /// The digits for 40 steps with a checkpoint every 10, trained.
+    /// The digits for 40 steps, ended and made longer every 10: each end has a checkpoint, of a generation of its own.
     fn trained() -> Job {
         let digits = fs::read_to_string(example("digits.toml")).expect("the example");
-        let job = Job::new(&format!("{digits}\n[checkpoint]\nlocation = \"kept\"\nevery = 10\nkeep_last = 9\n"));
-        let settings = ["--set", "job.steps=40", "--set", "job.block_elements=4096", "--set", "optimizer.lr=0.005"];
-        let trained = Process::start("halflife-worker", &[&["local", "--config", &job.file][..], &settings].concat());
-        let trained = trained.finish();
-        assert!(trained.status.success(), "{}", trained.stderr);
+        let job = Job::new(&format!("{digits}\n[checkpoint]\nlocation = \"kept\"\nevery = 1000\nkeep_last = 9\n"));
+        for steps in ["job.steps=10", "job.steps=20", "job.steps=30", "job.steps=40"] {
+            let arguments = ["local", "--config", &job.file, "--set", steps, "--set", "optimizer.lr=0.005"];
+            let trained = Process::start("halflife-worker", &arguments).finish();
+            assert!(trained.status.success(), "{}", trained.stderr);
+        }
         job
     }
 
@@ -72,7 +73,7 @@ fn a_store_is_listed_inspected_verified_exported_and_pruned_without_a_server() {
     let listed = job.json(&["list", "--json"]);
     let steps: Vec<_> = listed["checkpoints"].as_array().unwrap().iter().map(|entry| entry["step"].as_u64()).collect();
     assert_eq!(steps, [0, 10, 20, 30, 40].map(Some));
-    assert_eq!(listed["newest"], "000000000040-g00000001");
+    assert_eq!(listed["newest"], "000000000040-g00000004");
     let text = job.succeeds(&["list"]);
     assert!(text.contains("a restart goes on from it") && text.contains(" UTC "), "{text}");
     let by_place = server(&["checkpoint", "list", &job.text("kept")]);
@@ -83,7 +84,7 @@ fn a_store_is_listed_inspected_verified_exported_and_pruned_without_a_server() {
     assert!(inspected["ledger"][0]["half_life_steps"].as_f64().unwrap() > 0.0, "{inspected}");
     let text = job.succeeds(&["inspect"]);
     for part in [
-        "000000000040-g00000001",
+        "000000000040-g00000004",
         "half-life (steps)",
         "digests",
         "settings from step 1",
@@ -111,7 +112,7 @@ fn a_store_is_listed_inspected_verified_exported_and_pruned_without_a_server() {
     // By the job file, which keeps 9.
     assert!(job.succeeds(&["prune"]).contains("0 deleted"));
 
-    damage(&job.path("kept/checkpoints/000000000030-g00000001/server-0000.safetensors"));
+    damage(&job.path("kept/checkpoints/000000000030-g00000003/server-0000.safetensors"));
     let damaged = job.checkpoint(&["verify", "30"]);
     fails(&damaged, &["server-0000.safetensors", "tensor", "block", "expected BLAKE3"]);
     let all = job.checkpoint(&["verify", "--all"]);
