@@ -3,6 +3,7 @@
 //! Each is one call to the lead. `view` turns a status into text or JSON. Nothing here decides: the lead
 //! does (`lead/state/operate.rs`).
 
+mod checkpoint_view;
 mod mode_view;
 mod view;
 

@@ -6,6 +6,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that tells what it did")]
 
+#[allow(dead_code, reason = "this test needs the process alone")]
+#[path = "../../checkpoint/tests/s3/moto.rs"]
+mod moto;
+
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +21,7 @@ use halflife_proto::v1;
 use halflife_tests::dice::Dice;
 use halflife_tests::process::{Process, root};
 use halflife_tests::tool;
+use moto::Moto;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -24,7 +29,7 @@ use tokio::time::sleep;
 const SERVERS: usize = 3;
 const WORKERS: usize = 4;
 /// In one run of this test.
-const KILLS: usize = 40;
+const KILLS: usize = 30;
 /// No progress for so long is a hang.
 const HANG: Duration = Duration::from_secs(40);
 
@@ -132,7 +137,9 @@ struct Job {
 }
 
 impl Job {
-    async fn start(kind: &Kind, directory: &Path, dice: &mut Dice) -> Job {
+    /// `dice`: some processes die at a named point.
+    async fn start(kind: &Kind, directory: &Path, mut dice: Option<&mut Dice>) -> Job {
+        let mut point = |name| dice.as_deref_mut().and_then(|dice| point(name, dice));
         let endless = kind.arguments(&["--set", "job.steps=1000000", "--listen", "127.0.0.1:0"]);
         // Only to find a free port, at which the lead is from then on.
         let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
@@ -143,14 +150,14 @@ impl Job {
         let mut kept = vec![Kept::start("lead", "halflife-server", lead, None)];
         for _ in 1..SERVERS {
             let arguments = ["--lead", &lead_url, "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
-            kept.push(Kept::start("follower", "halflife-server", arguments, point("follower", dice)));
+            kept.push(Kept::start("follower", "halflife-server", arguments, point("follower")));
         }
         let mut reports = Vec::new();
         for index in 0..WORKERS {
             let report = directory.join(format!("{index}.json"));
             let shown = report.to_str().expect("a path");
             let arguments = ["train", "--server", &lead_url, "--report", shown].map(str::to_owned).to_vec();
-            kept.push(Kept::start("worker", "halflife-worker", arguments, point("worker", dice)));
+            kept.push(Kept::start("worker", "halflife-worker", arguments, point("worker")));
             reports.push(report);
         }
         let newest = (0, 0, Instant::now());
@@ -218,7 +225,7 @@ async fn killed_servers_leads_and_workers_come_back_and_change_no_bit() {
     let mut dice = Dice::from_environment();
     let directory = TempDir::new().expect("a directory");
     let kind = Kind::digits(directory.path());
-    let mut job = Job::start(&kind, directory.path(), &mut dice).await;
+    let mut job = Job::start(&kind, directory.path(), Some(&mut dice)).await;
     let kills = std::env::var("FAULTS").map_or(KILLS, |faults| faults.parse().expect("FAULTS is a number"));
     let mut counted: BTreeMap<String, usize> = BTreeMap::new();
     let mut next_kill = Instant::now() + Duration::from_secs(3);
@@ -296,4 +303,198 @@ async fn end(kind: &Kind, directory: &Path, mut job: Job) {
         ms(recoveries.len().saturating_sub(1)),
         kept.counters.get("undone_steps").copied().unwrap_or(0),
     );
+}
+
+// ---- stopping and going on ----
+
+/// Runs `halflife-worker local` with these settings of digits on so many servers and workers; gives its end and report.
+fn local(directory: &Path, numbers: (u32, u32), more: &[&str]) -> (halflife_tests::process::Finished, Option<Value>) {
+    let report = directory.join("local.json");
+    let _ = std::fs::remove_file(&report);
+    let process = begin_local(directory, numbers, &[more, &["--report", report.to_str().expect("a path")]].concat());
+    let finished = process.finish();
+    let report = std::fs::read_to_string(&report).ok().map(|text| serde_json::from_str(&text).unwrap());
+    (finished, report)
+}
+
+fn begin_local(directory: &Path, (servers, workers): (u32, u32), more: &[&str]) -> Process {
+    let kind = Kind::digits(directory);
+    let (servers, workers) = (servers.to_string(), workers.to_string());
+    let arguments = kind.arguments(&[&["--servers", &servers, "--workers", &workers], more].concat());
+    let arguments: Vec<&str> = std::iter::once("local").chain(arguments.iter().map(String::as_str)).collect();
+    Process::start("halflife-worker", &arguments)
+}
+
+/// Waits until a checkpoint of at least this step is committed below `directory`.
+async fn wait_for_checkpoint(directory: &Path, step: u64) {
+    let begun = Instant::now();
+    loop {
+        let store = Checkpoints::open(directory.join("kept").to_str().expect("a path"), Path::new("/"));
+        let newest = store.expect("the store").newest().await.expect("a list");
+        if newest.is_some_and(|newest| newest.step.0 >= step) {
+            return;
+        }
+        assert!(begun.elapsed() < HANG, "no checkpoint of step {step}: {newest:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_killed_goes_on_with_other_numbers_of_servers_and_workers() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path();
+    let steps = ["--set", "job.steps=200"];
+    // 1 -> 3 -> 2 servers, and other numbers of workers.
+    for (numbers, until) in [((1, 2), 40), ((3, 1), 100)] {
+        let process = begin_local(path, numbers, &steps);
+        wait_for_checkpoint(path, until).await;
+        process.signal("KILL");
+        assert_eq!(process.finish().status.signal(), Some(9));
+    }
+    let (finished, report) = local(path, (2, 3), &steps);
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let report = report.expect("a report");
+    assert!(report["steps_seen"].as_u64().unwrap() <= 100, "{report}");
+    let (digest, state) = undisturbed(&Kind::digits(path), 200).await;
+    assert_eq!(report["weights_digest"], digest);
+    let kept = last_checkpoint(&path.join("kept")).await;
+    assert_eq!((kept.id.generation.0, kept.state_digest), (3, state.state_digest));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_job_in_the_same_place_is_refused_with_what_differs() {
+    let directory = TempDir::new().expect("a directory");
+    let (finished, _) = local(directory.path(), (1, 1), &["--set", "job.steps=20"]);
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let (refused, _) =
+        local(directory.path(), (1, 1), &["--set", "job.steps=20", "--set", "optimizer.betas=[0.8, 0.9]"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stdout);
+    assert!(refused.stderr.contains("found {betas = [0.8, 0.9]}"), "{}", refused.stderr);
+    let (refused, _) = local(directory.path(), (1, 1), &["--set", "job.steps=10"]);
+    assert!(refused.stderr.contains("job.steps: expected at least 20"), "{}", refused.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lr_decay_and_length_may_change_from_a_step_on_and_that_is_on_record() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path();
+    let (finished, _) = local(path, (2, 1), &["--set", "job.steps=60"]);
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let later = ["--set", "job.steps=100", "--set", "optimizer.lr=0.002"];
+    let (finished, report) = local(path, (3, 2), &later);
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let kept = last_checkpoint(&path.join("kept")).await;
+    let from: Vec<u64> = kept.revisions.iter().map(|revision| revision.from_step.0).collect();
+    assert_eq!(from, [1, 61]);
+    assert!(kept.revisions[1].spec_toml.contains("lr = 0.002"));
+    // The same course in one run, as one schedule.
+    let whole = TempDir::new().expect("a directory");
+    let schedule = "optimizer.lr={ kind = \"piecewise\", boundaries = [60], values = [0.005, 0.002] }";
+    let (finished, expected) = local(whole.path(), (1, 1), &["--set", "job.steps=100", "--set", schedule]);
+    assert!(finished.status.success(), "{}", finished.stderr);
+    assert_eq!(report.expect("a report")["weights_digest"], expected.expect("a report")["weights_digest"]);
+    assert_eq!(kept.ledger, last_checkpoint(&whole.path().join("kept")).await.ledger);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_checkpoint_is_refused_by_name_and_passed_over_only_when_told() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path();
+    let (finished, _) = local(path, (2, 1), &["--set", "job.steps=60"]);
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let newest = last_checkpoint(&path.join("kept")).await.id;
+    let file = path.join(format!("kept/checkpoints/{newest}/server-0001.safetensors"));
+    let mut bytes = std::fs::read(&file).expect("a data file");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&file, bytes).expect("damage");
+    let longer = ["--set", "job.steps=80"];
+    let (refused, _) = local(path, (2, 1), &longer);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stdout);
+    for part in ["server-0001.safetensors", "tensor", "BLAKE3"] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    let (finished, report) = local(path, (2, 1), &[&longer[..], &["--latest-valid"]].concat());
+    assert!(finished.status.success(), "{}", finished.stderr);
+    assert!(finished.stderr.contains("a damaged checkpoint is passed over"), "{}", finished.stderr);
+    let (digest, _) = undisturbed(&Kind::digits(path), 80).await;
+    assert_eq!(report.expect("a report")["weights_digest"], digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tickets_a_job_goes_on_from_a_drained_cut_and_tells_what_was_undone() {
+    let directory = TempDir::new().expect("a directory");
+    let mut kind = Kind::digits(directory.path());
+    kind.settings.push("job.mode=async".to_owned());
+    let mut job = Job::start(&kind, directory.path(), None).await;
+    let mut lost = 0;
+    while lost < 4 {
+        let status = job.status().await;
+        for index in 0..job.kept.len() {
+            if job.kept[index].keep(|| None).is_some() {
+                job.note_kill(index);
+            }
+        }
+        let made = status.as_ref().and_then(|status| status.checkpoint.clone()).is_some_and(|kept| kept.committed >= 2);
+        if made && job.broken.is_none() {
+            // A follower, then the lead, in turn.
+            job.kept[1 - lost % 2].process.signal("KILL");
+            while job.kept[1 - lost % 2].keep(|| None).is_none() {
+                sleep(Duration::from_millis(2)).await;
+            }
+            job.note_kill(1 - lost % 2);
+            lost += 1;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    while job.broken.is_some() {
+        job.status().await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    let mut control = tool::control(&job.lead_url).await.expect("the lead listens");
+    control.operate(v1::OperateRequest::from(Operation::Stop)).await.expect("the lead ends the job");
+    for kept in job.kept {
+        let finished = kept.process.finish();
+        assert!(finished.status.success(), "{}: {}\n{}", kept.name, finished.stdout, finished.stderr);
+    }
+    let kept = last_checkpoint(&directory.path().join("kept")).await;
+    let mut undone = 0;
+    for path in &job.reports {
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("a report")).unwrap();
+        assert_eq!(report["steps"].as_u64(), Some(kept.id.step.0));
+        let rollbacks = report["rollbacks"].as_array().expect("the report tells of them");
+        assert_eq!(rollbacks.len(), 4, "{report}");
+        undone += report["undone_steps"].as_u64().unwrap();
+        let tickets = &report["tickets"];
+        let settled = tickets["done"].as_u64().unwrap() + tickets["voided"].as_u64().unwrap();
+        assert_eq!(settled, kept.id.step.0, "{tickets}");
+    }
+    assert!(undone > 0, "nothing was undone by four losses");
+    println!("{} tickets, {undone} acknowledged pushes undone, {:?}", kept.id.step.0, kept.counters);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_state_is_in_a_bucket_goes_on_from_there() {
+    let directory = TempDir::new().expect("a directory");
+    let moto = tokio::task::spawn_blocking(Moto::start).await.expect("moto starts");
+    let variables: Vec<(String, String)> =
+        Moto::variables(moto.port()).into_iter().filter(|(name, _)| name != "PATH").collect();
+    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let kind = Kind::digits(directory.path());
+    let report = directory.path().join("report.json");
+    let shown = report.to_str().expect("a path");
+    let run = |steps: &str, servers: &str| {
+        let more =
+            ["--set", "checkpoint.location=s3://bucket/job", "--set", steps, "--servers", servers, "--report", shown];
+        let arguments = kind.arguments(&more);
+        let arguments: Vec<&str> = std::iter::once("local").chain(arguments.iter().map(String::as_str)).collect();
+        let finished = Process::start_with("halflife-worker", &arguments, &variables).finish();
+        assert!(finished.status.success(), "{}", finished.stderr);
+        let report = std::fs::read_to_string(&report).expect("a report");
+        serde_json::from_str::<Value>(&report).unwrap()
+    };
+    run("job.steps=40", "2");
+    let resumed = run("job.steps=70", "3");
+    assert_eq!(resumed["steps_seen"].as_u64(), Some(30), "{resumed}");
+    assert_eq!(resumed["weights_digest"], undisturbed(&kind, 70).await.0);
 }

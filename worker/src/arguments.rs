@@ -103,6 +103,9 @@ pub(crate) struct Local {
     /// repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Where the newest checkpoint is damaged, go on from the newest one that is whole.
+    #[arg(long)]
+    pub(crate) latest_valid: bool,
     #[command(flatten)]
     slowness: Slowness,
     #[command(flatten)]

@@ -45,18 +45,19 @@ pub enum LocalError {
 }
 
 /// Runs `spec` on its number of servers and `workers` workers until it is done or `stop` turns true.
-/// The last worker waits for `delay` after each gradient. The end is that of worker 0, which also shows progress and evaluates.
+/// `latest_valid`: pass over damaged checkpoints. The last worker waits for `delay` after each gradient. The end is that of worker 0, which also shows progress and evaluates.
 ///
 /// # Errors
 /// [`LocalError`]: the first server or worker that failed.
 pub async fn run(
     spec: JobSpec,
     workers: NonZeroU32,
+    latest_valid: bool,
     delay: Duration,
     progress: &mut Progress,
     stop: watch::Receiver<bool>,
 ) -> Result<End, LocalError> {
-    let servers = start_servers(spec).await?;
+    let servers = start_servers(spec, latest_valid).await?;
     let url = servers[0].url().to_owned();
     let (servers_stop, servers_stopping) = watch::channel(false);
     let mut ends = JoinSet::new();
@@ -73,13 +74,13 @@ pub async fn run(
     end
 }
 
-async fn start_servers(spec: JobSpec) -> Result<Vec<RunningServer>, LocalError> {
+async fn start_servers(spec: JobSpec, latest_valid: bool) -> Result<Vec<RunningServer>, LocalError> {
     let count = spec.job.servers as usize;
     let mut servers: Vec<RunningServer> = Vec::with_capacity(count);
     let mut leads = Some(Box::new(spec));
     for index in 0..count {
         let part = match (leads.take(), servers.first()) {
-            (Some(spec), _) => Part::Lead { spec, latest_valid: false },
+            (Some(spec), _) => Part::Lead { spec, latest_valid },
             (None, lead) => {
                 let lead = lead.map_or(String::new(), |lead| lead.url().to_owned());
                 Part::Follower { lead, expected: None }

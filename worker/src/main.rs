@@ -128,7 +128,15 @@ async fn run_local(arguments: &Local, signal: watch::Receiver<Option<Signal>>) -
         None => JobSpec::parse(DEFAULT_JOB_NAME, DEFAULT_JOB, &overrides)?,
     };
     let mut progress = Progress::on_stderr();
-    let end = local::run(spec, arguments.workers, arguments.delay(), &mut progress, stop_flag(signal)).await;
+    let end = local::run(
+        spec,
+        arguments.workers,
+        arguments.latest_valid,
+        arguments.delay(),
+        &mut progress,
+        stop_flag(signal),
+    )
+    .await;
     progress.finish();
     Ok(end?)
 }

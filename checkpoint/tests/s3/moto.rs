@@ -14,7 +14,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Installed once for all tests of this process.
 static SERVER: LazyLock<String> = LazyLock::new(|| {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/moto");
+    // Also a part of the whole system's tests.
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../checkpoint/tests/moto");
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("moto");
     let output = Command::new(script).arg(cache).stderr(Stdio::inherit()).output().expect("tests/moto runs");
     assert!(output.status.success(), "tests/moto failed: Python 3 with venv and pip is needed, and a package index");

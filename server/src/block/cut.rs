@@ -158,3 +158,110 @@ impl Block {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{bytes, contribution, initialized, rules_of};
+    use super::super::{Contributed, Rules, Summer};
+    use super::*;
+    use crate::config::NonfinitePolicy;
+    use halflife_proto::job::Combine;
+
+    const ADAM: &str = "algorithm = \"adam\"\nlr = 0.5\nweight_decay = { mode = \"decoupled\", value = 0.1 }";
+
+    fn rules() -> Arc<Rules> {
+        rules_of(ADAM, Combine::Mean, NonfinitePolicy::Stop)
+    }
+
+    fn step(block: &Block, step: u64) {
+        let gradient = bytes(&[step as f32, -0.5]);
+        let Ok(Contributed::Ready(_, update)) = block.contribute(contribution(step, (0, 4), gradient)) else {
+            panic!("{step} is not whole")
+        };
+        block.install(update.run(&mut Summer::default()));
+    }
+
+    fn state_of(captured: &Captured) -> (Vec<f32>, Vec<Plane>, u64) {
+        (captured.weights.values().to_vec(), captured.planes.to_vec(), captured.updates)
+    }
+
+    #[test]
+    fn a_block_is_set_aside_as_it_passes_the_step_and_later_updates_leave_that_alone() {
+        let block = initialized(&rules());
+        assert!(matches!(block.cut(Step(2)), Cut::Waits));
+        step(&block, 1);
+        assert!(block.take_cut().is_none());
+        step(&block, 2);
+        let captured = block.take_cut().expect("the block is at step 2");
+        assert!(block.take_cut().is_none(), "once");
+        let before = state_of(&captured);
+        let planes = captured.planes.clone();
+        step(&block, 3);
+        step(&block, 4);
+        assert_eq!(state_of(&captured), before);
+        assert_eq!(captured.weights.step, Step(2));
+        assert_ne!(block.current().unwrap().values(), captured.weights.values());
+        drop(captured);
+        assert_eq!(Arc::strong_count(&planes), 1, "the block changes a copy of its own");
+    }
+
+    #[test]
+    fn a_step_can_be_cut_until_the_block_leaves_it() {
+        let block = initialized(&rules());
+        assert!(matches!(block.cut(Step(0)), Cut::Taken(captured) if captured.weights.step == Step(0)));
+        let Ok(Contributed::Ready(_, update)) = block.contribute(contribution(1, (0, 4), bytes(&[1.0, 1.0]))) else {
+            panic!("the step is whole")
+        };
+        assert!(matches!(block.cut(Step(0)), Cut::Passed(Step(1))), "its planes are changing");
+        assert!(matches!(block.cut(Step(1)), Cut::Waits));
+        block.forget_cut();
+        block.install(update.run(&mut Summer::default()));
+        assert!(block.take_cut().is_none());
+        assert!(matches!(block.cut(Step(0)), Cut::Passed(Step(1))));
+        assert!(matches!(block.cut(Step(1)), Cut::Taken(_)));
+    }
+
+    fn named(captured: &Captured, rules: &Rules) -> Vec<(String, Plane)> {
+        let names = rules.optimizer.planes().iter().map(|spec| spec.name.to_owned());
+        names.zip(captured.planes.iter().cloned()).collect()
+    }
+
+    #[test]
+    fn what_was_set_aside_goes_on_in_another_block_bit_for_bit() {
+        let rules = rules();
+        let block = initialized(&rules);
+        step(&block, 1);
+        step(&block, 2);
+        let Cut::Taken(captured) = block.cut(Step(2)) else { panic!("the block is at step 2") };
+        let other = super::super::tests::block(&rules);
+        other.restore(Step(2), &captured.weights.bytes(), named(&captured, &rules), captured.updates).unwrap();
+        for number in 3..6 {
+            step(&block, number);
+            step(&other, number);
+            let (Cut::Taken(a), Cut::Taken(b)) = (block.cut(Step(number)), other.cut(Step(number))) else {
+                panic!("both are at step {number}")
+            };
+            assert_eq!(state_of(&a), state_of(&b));
+        }
+        let again = other.contribute(contribution(0, (0, 1), bytes(&[9.0, 9.0])));
+        assert!(matches!(again, Ok(Contributed::Noted(_))), "it has been initialized, in an earlier generation");
+    }
+
+    #[test]
+    fn a_state_of_another_kind_is_refused_and_changes_nothing() {
+        let rules = rules();
+        let Cut::Taken(captured) = initialized(&rules).cut(Step(0)) else { panic!("it is at step 0") };
+        let other = super::super::tests::block(&rules);
+        let (weights, planes) = (captured.weights.bytes(), named(&captured, &rules));
+        let refused = |weights: &Bytes, planes: &[(String, Plane)]| {
+            other.restore(Step(0), weights, planes.to_vec(), 0).unwrap_err().to_string()
+        };
+        assert!(refused(&weights.slice(4..), &planes).contains("expected 8 bytes, found 4"));
+        assert!(refused(&weights, &planes[1..]).contains("expected 2 values of F32, found none"));
+        let short = [("m".to_owned(), Plane::F32(vec![0.0])), planes[1].clone()];
+        assert!(refused(&weights, &short).contains("expected 2 values of F32, found 1 values of F32"));
+        let more = [&planes[..], &[("x".to_owned(), Plane::F32(vec![0.0; 2]))]].concat();
+        assert!(refused(&weights, &more).contains("found x"));
+        assert!(other.current().is_none());
+    }
+}

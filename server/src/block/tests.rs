@@ -11,7 +11,7 @@ fn rules(combine: Combine, nonfinite: NonfinitePolicy) -> Arc<Rules> {
     rules_of("algorithm = \"sgd\"\nlr = 0.5", combine, nonfinite)
 }
 
-fn rules_of(optimizer: &str, combine: Combine, nonfinite: NonfinitePolicy) -> Arc<Rules> {
+pub(super) fn rules_of(optimizer: &str, combine: Combine, nonfinite: NonfinitePolicy) -> Arc<Rules> {
     let config: OptimizerConfig = halflife_proto::strict_toml::from_str(optimizer).expect("a valid optimizer");
     Arc::new(Rules {
         optimizer: Optimizer::new(&config, 10).expect("a valid optimizer"),
@@ -24,7 +24,7 @@ fn rules_of(optimizer: &str, combine: Combine, nonfinite: NonfinitePolicy) -> Ar
     })
 }
 
-fn block(rules: &Arc<Rules>) -> Block {
+pub(super) fn block(rules: &Arc<Rules>) -> Block {
     let rule = Arc::new(rules.optimizer.tensor("w", &[2]));
     Block::new(ID, 2, &[2], Change::Optimized(rule), rules.clone())
 }

@@ -178,6 +178,10 @@ impl Cuts {
     pub fn shorten(&mut self, last: Step) {
         self.last = last;
         self.limit = self.limit.min(last);
+        // What was given up of a step that never comes says nothing of the one that is the last now.
+        if self.tried > Some(last) {
+            self.tried = Some(last.previous().unwrap_or(Step::ZERO));
+        }
         self.under_way.take_if(|under_way| under_way.step > last);
     }
 
@@ -374,6 +378,19 @@ mod tests {
         cuts.shorten(Step(23));
         assert_eq!(cuts.order(NOW, Some(Step(23))), Some(Step(23)));
         commit(&mut cuts, 23);
+        assert!(cuts.is_settled());
+    }
+
+    #[test]
+    fn a_last_checkpoint_that_was_given_up_is_tried_again_where_the_job_ends_early() {
+        let mut cuts = Cuts::new(10, Step(100), Some(Step(90)));
+        assert_eq!(cuts.order(NOW, Some(Step(92))), Some(Step(100)));
+        // A server whose blocks never change writes at once.
+        assert!(cuts.ended(NOW, Step(100), Some("no space".to_owned())));
+        cuts.shorten(Step(95));
+        assert!(!cuts.is_settled());
+        assert_eq!(cuts.order(NOW, Some(Step(95))), Some(Step(95)));
+        commit(&mut cuts, 95);
         assert!(cuts.is_settled());
     }
 

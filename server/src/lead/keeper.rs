@@ -111,6 +111,10 @@ impl Keeper {
 
     /// Throws away what retention does not keep, and what no checkpoint needs.
     pub(super) async fn prune(&self) {
+        // Every server has read it, or it would have no part in a checkpoint.
+        if let Err(error) = self.checkpoints.delete_nonce(&self.keeping.plan.nonce).await {
+            warn!(%error, "the proof of a shared store cannot be removed; it stays");
+        }
         match self.checkpoints.prune(self.retention).await {
             Ok(pruned) if pruned.checkpoints.is_empty() && pruned.orphans.is_empty() => {}
             Ok(pruned) => info!(

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use halflife_proto::v1::{self, JobStatus, ServerStatus, SlotRange, WorkerStatus};
 use serde_json::{Value, json};
 
-use super::mode_view;
+use super::{checkpoint_view, mode_view};
 
 const MB: f64 = 1e6;
 
@@ -14,6 +14,7 @@ pub(super) fn text(status: &JobStatus) -> String {
     let mut text = head(status);
     workers(&mut text, &status.workers);
     servers(&mut text, &status.servers);
+    text.push_str(&checkpoint_view::text(status));
     text.push_str(&mode_view::text(status));
     for promise in &status.promises {
         let standing = if promise.holds { "holds".to_owned() } else { format!("off: {}", promise.why) };
@@ -137,6 +138,7 @@ pub(super) fn json(status: &JobStatus) -> String {
         "decay": status.decay,
         "hold": status.hold,
         "note": status.note,
+        "checkpoint": checkpoint_view::json(status),
         "quorum": mode_view::quorum_json(status),
         "tickets": mode_view::tickets_json(status),
         "workers": status.workers.iter().map(worker_json).collect::<Vec<_>>(),
@@ -216,6 +218,7 @@ mod tests {
             promises: vec![v1::PromiseStatus { name: "P2".to_owned(), holds: false, why: "because".to_owned() }],
             note: "paused by the operator".to_owned(),
             hold: Some(44),
+            checkpoint: None,
             quorum: None,
             tickets: None,
         }

@@ -181,7 +181,8 @@ impl Job {
     pub fn terms(&self, generation: Generation) -> JobTerms {
         let tree = SlotTree::new(self.spec.job.slots).expect("at least one slot");
         let (steps, combine, wire) = (self.spec.job.steps, self.spec.job.combine, self.spec.wire);
-        JobTerms { generation, tree, steps, combine, wire, consistency: self.spec.job.consistency() }
+        let (consistency, keeps_checkpoints) = (self.spec.job.consistency(), self.checkpoints.is_some());
+        JobTerms { generation, tree, steps, combine, wire, consistency, keeps_checkpoints }
     }
 
     /// What the lead decides by, as `Lead::new` makes it of a job.
