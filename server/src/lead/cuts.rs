@@ -18,6 +18,8 @@ use std::time::Duration;
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::membership::SavedFile;
 
+use crate::planted::{Bug, planted};
+
 /// What the lead knows of the job's checkpoints.
 #[derive(Clone, Debug)]
 pub struct Cuts {
@@ -211,7 +213,8 @@ impl Cuts {
     /// A server has set its state aside; true when all `servers` have.
     pub fn taken(&mut self, now: Duration, server: ServerIndex, step: Step, servers: usize) -> bool {
         let Some(under_way) = self.under_way.as_mut().filter(|under_way| under_way.step == step) else { return false };
-        if !under_way.taken.insert(server) || under_way.taken.len() < servers {
+        let enough = if planted(Bug::TicketsBeyondTheCut) { 1 } else { servers };
+        if !under_way.taken.insert(server) || under_way.taken.len() < enough {
             return false;
         }
         if let Some(paused_at) = self.paused_at.take() {
@@ -234,7 +237,8 @@ impl Cuts {
     ) -> Option<Vec<(ServerIndex, SavedFile)>> {
         let under_way = self.under_way.as_mut().filter(|under_way| under_way.step == step)?;
         let is_news = under_way.saved.insert(server, file).is_none();
-        (is_news && under_way.saved.len() == servers)
+        let enough = if planted(Bug::CommittedBeforeAllSaved) { servers - 1 } else { servers };
+        (is_news && under_way.saved.len() == enough)
             .then(|| under_way.saved.iter().map(|(server, file)| (*server, *file)).collect())
     }
 

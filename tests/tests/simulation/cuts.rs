@@ -23,7 +23,7 @@ pub struct CutPromises {
     held: HashMap<(BlockId, Step), u64>,
     /// The newest step that servers were told is durable.
     told: Option<Step>,
-    /// The newest step whose checkpoint was given up in this generation.
+    /// The step whose checkpoint was the last to be given up in this generation.
     given_up: Option<Step>,
 }
 
@@ -40,7 +40,7 @@ impl World<'_> {
 
     /// A block has a new version: what it holds is noted, and in sync mode compared with the undisturbed run's.
     pub(crate) fn note_state(&mut self, server: usize, block: BlockId) {
-        if self.scenario.job.checkpoints.is_none() {
+        if !self.scenario.notes_states {
             return;
         }
         let Some(captured) = self.servers[server].shard.as_ref().and_then(|shard| shard.capture(block)) else { return };
@@ -149,7 +149,7 @@ impl World<'_> {
         self.promises.note_disturbance(self.now);
         if error.is_some() {
             self.coverage.pass(Transition::GivenUp);
-            self.promises.cuts.given_up = self.promises.cuts.given_up.max(Some(step));
+            self.promises.cuts.given_up = Some(step);
         }
     }
 

@@ -295,6 +295,8 @@ pub struct Scenario {
     pub faults: Vec<PlannedFault>,
     /// The same of servers, in a job that keeps checkpoints.
     pub server_faults: Vec<PlannedServerFault>,
+    /// Whether the whole state of blocks is noted, beside their weights.
+    pub notes_states: bool,
     /// Whether nonsense is sent to servers and lead now and then.
     pub probes: bool,
 }
@@ -332,17 +334,20 @@ impl Scenario {
             Some(_) => plan_server_faults(end, &mut random),
             None => Vec::new(),
         };
-        Scenario { seed, job, workers, ending, severity, faults, server_faults, probes: true }
+        let notes_states = checkpoints.is_some();
+        Scenario { seed, job, workers, ending, severity, faults, server_faults, notes_states, probes: true }
     }
 
     /// The same job without anything that could go wrong: one worker, one server.
     pub fn undisturbed(&self) -> Scenario {
         let mut job = self.job.clone();
         job.spec.job.servers = 1;
+        job.checkpoints = None;
         let ending = if self.ending == Ending::Nonfinite { Ending::Nonfinite } else { Ending::Finished };
         let severity = Severity::Light;
         let (seed, faults, server_faults) = (self.seed, Vec::new(), Vec::new());
-        Scenario { seed, job, workers: 1, ending, severity, faults, server_faults, probes: false }
+        let notes_states = self.notes_states;
+        Scenario { seed, job, workers: 1, ending, severity, faults, server_faults, notes_states, probes: false }
     }
 }
 

@@ -9,6 +9,7 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 
 use super::{Effect, LeadState, Phase, Written};
 use crate::lead::cuts::Cuts;
+use crate::planted::{Bug, planted};
 
 /// How a job keeps checkpoints, and which one it begins with.
 #[derive(Clone, Debug)]
@@ -115,7 +116,11 @@ impl LeadState {
         let servers = self.servers.len();
         let files = self.cuts.as_mut().and_then(|cuts| cuts.saved(index, step, file, servers));
         let tickets = self.cut_tickets;
-        files.map_or(Vec::new(), |files| vec![Effect::Commit(Written { step, files, tickets })])
+        let Some(files) = files else { return Vec::new() };
+        let told_early = planted(Bug::DurableBeforeCommit).then(|| self.order_all(&Order::Durable(step)));
+        let mut effects = told_early.unwrap_or_default();
+        effects.push(Effect::Commit(Written { step, files, tickets }));
+        effects
     }
 
     /// A server could not write its part.
@@ -181,7 +186,7 @@ impl LeadState {
 
     /// Whether the last checkpoint is made, or none is to be.
     pub(super) fn has_nothing_to_save(&self) -> bool {
-        self.cuts.as_ref().is_none_or(Cuts::is_settled)
+        self.cuts.as_ref().is_none_or(Cuts::is_settled) || planted(Bug::FinishedBeforeLastCheckpoint)
     }
 
     // ---- going back ----
