@@ -22,22 +22,57 @@ use crate::world::World;
 #[derive(Clone, Debug)]
 pub enum Deed {
     /// A server's part is written.
-    Part { server: usize, life: u64, id: CheckpointId, part: Part },
+    Part {
+        server: usize,
+        life: u64,
+        id: CheckpointId,
+        part: Part,
+    },
     /// Who commits looks at the newest claim and at the parts.
-    Look { life: u64, generation: Generation, written: Written },
+    Look {
+        life: u64,
+        generation: Generation,
+        written: Written,
+    },
     /// The manifest is created.
-    Create { life: u64, generation: Generation, written: Written, is_late: bool },
+    Create {
+        life: u64,
+        generation: Generation,
+        written: Written,
+        is_late: bool,
+    },
     /// The lead hears what became of it.
-    Ended { life: u64, step: Step, error: Option<String> },
+    Ended {
+        life: u64,
+        step: Step,
+        error: Option<String>,
+    },
     /// The lead looks what may go, and deletes it.
-    Prune { life: u64 },
-    Delete { life: u64, generation: Generation, disposal: Disposal },
+    Prune {
+        life: u64,
+    },
+    Delete {
+        life: u64,
+        generation: Generation,
+        disposal: Disposal,
+    },
     /// A server has read the blocks of a checkpoint.
-    Read { server: usize, life: u64 },
+    Read {
+        server: usize,
+        life: u64,
+    },
     /// Who is to lead reads what there is, claims a generation, and has written its nonce.
-    Begin { life: u64 },
-    Claim { life: u64, claim: Claim },
-    Nonce { life: u64, claim: Claim },
+    Begin {
+        life: u64,
+    },
+    Claim {
+        life: u64,
+        claim: Claim,
+    },
+    Nonce {
+        life: u64,
+        claim: Claim,
+    },
 }
 
 impl World<'_> {

@@ -21,7 +21,7 @@ use crate::keeping::Deed;
 use crate::lead::LeadSide;
 use crate::network::{ConnectionId, End};
 use crate::server::Reading;
-use crate::server_faults::ServerPoint;
+use crate::server_faults::{FOR_EVER, ServerPoint};
 use crate::store::id_of;
 use crate::strike::KEEPALIVE_US;
 use crate::world::World;
@@ -218,7 +218,9 @@ impl World<'_> {
 
     pub(crate) fn claim_generation(&mut self, life: u64, claim: Claim) {
         let is_there = self.lead.life == life && self.servers[0].is_up;
-        if self.store.is_full(self.now) || (!is_there && self.random.once_in(2)) {
+        // A claim finds room where a part does not, or a job whose store stays full could not even end.
+        let is_full = self.store.is_full(self.now) && self.store.full_until != FOR_EVER;
+        if is_full || (!is_there && self.random.once_in(2)) {
             if is_there {
                 self.coverage.pass(Transition::ClaimFailed);
                 self.begin_later(life);
@@ -250,11 +252,8 @@ impl World<'_> {
         }
         let Some(checkpoints) = &self.scenario.job.checkpoints else { return };
         let manifest = claim.continues.and_then(|id| self.store.kept.get(&id)?.manifest.clone());
-        let restored = manifest.map(|manifest| Restored {
-            model: manifest.model,
-            voided: manifest.voided,
-            torn: manifest.torn,
-        });
+        let restored =
+            manifest.map(|manifest| Restored { model: manifest.model, voided: manifest.voided, torn: manifest.torn });
         if claim.continues.is_some() && restored.is_none() {
             return self.promises.fail(format!("P6: {:?} is continued, and has no manifest", claim.continues));
         }

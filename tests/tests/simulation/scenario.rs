@@ -134,6 +134,8 @@ pub struct Job {
 pub struct KeptBy {
     pub every: u64,
     pub retention: Retention,
+    /// Whether the store is full for ever in the end.
+    pub fills_up: bool,
 }
 
 impl KeptBy {
@@ -144,7 +146,8 @@ impl KeptBy {
         let every = random.between(2, 9);
         let keep_every = if random.once_in(3) { 2 * every } else { 0 };
         let retention = Retention { keep_last: random.between(0, 3) as usize, keep_every };
-        keeps.then_some(KeptBy { every, retention })
+        let fills_up = random.once_in(6);
+        keeps.then_some(KeptBy { every, retention, fills_up })
     }
 }
 

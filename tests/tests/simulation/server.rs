@@ -231,14 +231,18 @@ impl World<'_> {
             || *shard.standing().borrow() != side.reported
             || *shard.partials().borrow() != side.reported_partial
         {
-            let at_us = self.now + self.random.below(300);
+            // Now and then it is busy for longer than an update takes: what is set aside stays as it was.
+            let is_busy = self.scenario.job.checkpoints.is_some() && self.random.once_in(8);
+            let at_us = self.now + self.random.below(if is_busy { 20_000 } else { 300 });
             self.queue.push(at_us, Event::NodeLooks { server, life: self.servers[server].life });
         }
     }
 
     /// What a node does when a watch of its shard has changed: the newest is reported, what it replaced is not.
     pub(crate) fn node_looks(&mut self, server: usize, life: u64) {
-        let Some(shard) = self.servers[server].shard.clone().filter(|_| self.servers[server].life == life) else { return };
+        let Some(shard) = self.servers[server].shard.clone().filter(|_| self.servers[server].life == life) else {
+            return;
+        };
         if let Some(cuts) = &mut self.servers[server].cuts {
             cuts.mark_unchanged();
         }
@@ -284,7 +288,9 @@ impl World<'_> {
         if !self.is_current(server) {
             return false; // what it holds is about to be dropped
         }
-        let Some(seen) = self.servers[server].shard.as_ref().and_then(|shard| shard.inspect(block)) else { return false };
+        let Some(seen) = self.servers[server].shard.as_ref().and_then(|shard| shard.inspect(block)) else {
+            return false;
+        };
         let is_new = self.promises.check_block(block, &seen);
         if is_new {
             self.note_state(server, block);

@@ -4,6 +4,11 @@ use crate::random::Random;
 use crate::strike::KEEPALIVE_US;
 use crate::world::World;
 
+/// In the last so many steps a store that fills up is full.
+const LAST_STEPS: u64 = 10;
+/// When such a store takes something again.
+pub const FOR_EVER: u64 = u64::MAX;
+
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerFault {
@@ -126,6 +131,12 @@ impl World<'_> {
             }
             self.next_server_fault += 1;
         }
+        let fills_up = scenario.job.checkpoints.is_some_and(|kept| kept.fills_up);
+        if fills_up && step + LAST_STEPS >= scenario.job.spec.job.steps {
+            // Whoever is lost from now on might never come back, as is right: nothing else goes wrong.
+            self.store.full_until = FOR_EVER;
+            self.armed_servers.clear();
+        }
     }
 
     /// A server comes to a point: a fault that waits for it strikes. Whether the server is gone by that.
@@ -146,7 +157,7 @@ impl World<'_> {
 
     fn strike_server(&mut self, planned: usize, point: ServerPoint, server: usize) {
         // A job whose workers have all left is not worth going back: nobody would come any more.
-        if self.lead.is_finished() {
+        if self.lead.is_finished() || self.store.full_until == FOR_EVER {
             return;
         }
         let planned = &self.scenario.server_faults[planned];

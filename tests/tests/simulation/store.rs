@@ -145,7 +145,12 @@ impl Store {
     }
 
     /// What is wrong with the parts that a manifest names, if anything.
-    pub fn why_not_whole(&self, id: CheckpointId, files: &[(ServerIndex, SavedFile)], servers: usize) -> Option<String> {
+    pub fn why_not_whole(
+        &self,
+        id: CheckpointId,
+        files: &[(ServerIndex, SavedFile)],
+        servers: usize,
+    ) -> Option<String> {
         if files.len() != servers {
             return Some(format!("{id} has the parts of {} of {servers} servers", files.len()));
         }

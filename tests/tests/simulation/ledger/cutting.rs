@@ -41,7 +41,8 @@ impl Ledger<'_> {
         self.tickets.truncate(id.step.0 as usize);
         let mut blocks = BTreeMap::new();
         for (block, replay) in &self.blocks {
-            let pushes = self.cuts.get(&(id, *block)).ok_or_else(|| format!("P6: {id} was never set aside of {block}"))?;
+            let pushes =
+                self.cuts.get(&(id, *block)).ok_or_else(|| format!("P6: {id} was never set aside of {block}"))?;
             let replay = replay.rolled_back(self.job, &self.optimizer, *block, *pushes, id.step);
             blocks.insert(*block, replay);
         }
