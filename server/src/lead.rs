@@ -271,7 +271,7 @@ impl Lead {
                     }
                     Report::Missing(step, slots) => state.missing(now, step, &slots),
                     Report::LastStep(step) => state.last_step(index, step),
-                    Report::CutPassed { step, newest } => state.cut_passed(step, newest),
+                    Report::CutPassed { step, newest } => state.cut_passed(index, step, newest),
                     Report::CutTaken(step) => state.cut_taken(index, step),
                     Report::Saved(step, file) => state.saved(index, step, file),
                     Report::SaveFailed(step, reason) => state.save_failed(index, step, &reason),

@@ -203,13 +203,6 @@ impl Cuts {
         Some(under_way.step)
     }
 
-    /// The same in the asynchronous modes, where a block was still at work: the same step once more.
-    pub fn disturbed(&mut self, step: Step) -> Option<Step> {
-        let under_way = self.under_way.as_mut().filter(|under_way| under_way.step == step)?;
-        under_way.taken.clear();
-        Some(step)
-    }
-
     /// A server has set its state aside; true when all `servers` have.
     pub fn taken(&mut self, now: Duration, server: ServerIndex, step: Step, servers: usize) -> bool {
         let Some(under_way) = self.under_way.as_mut().filter(|under_way| under_way.step == step) else { return false };

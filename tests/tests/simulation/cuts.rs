@@ -8,7 +8,7 @@ use halflife_checkpoint::CheckpointId;
 use halflife_proto::blocks::BlockId;
 use halflife_proto::ids::Step;
 use halflife_server::block::Captured;
-use halflife_server::lead::Phase;
+use halflife_server::lead::{Cuts, Phase};
 use halflife_server::shard::Shard;
 
 use crate::coverage::Transition;
@@ -61,7 +61,9 @@ impl World<'_> {
 
     /// A server has set its blocks aside: each as it was after that step.
     pub(crate) fn check_cut(&mut self, server: usize, id: CheckpointId, cut: &[Captured]) {
-        if !self.is_current(server) {
+        // What is given up already, because of another server, is never committed.
+        let is_under_way = self.lead.state.cuts().and_then(Cuts::under_way) == Some(id.step);
+        if !self.is_current(server) || !is_under_way {
             return;
         }
         let mut blocks = self.promises.blocks_of(server, self.lead.state.model());

@@ -43,6 +43,7 @@ mod scenario;
 mod server;
 mod server_faults;
 mod sessions;
+mod standing_by;
 mod store;
 mod streams;
 mod strike;

@@ -214,6 +214,7 @@ impl World<'_> {
             from_step: chosen.map_or(Step(1), |id| id.step.next()),
         };
         self.ask_store(Deed::Claim { life, claim });
+        self.server_reached(ServerPoint::Claiming, 0);
     }
 
     pub(crate) fn claim_generation(&mut self, life: u64, claim: Claim) {

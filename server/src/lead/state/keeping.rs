@@ -96,12 +96,16 @@ impl LeadState {
         self.order_all(&Order::Cut(step))
     }
 
-    /// A server is past the step that was to be cut.
-    pub fn cut_passed(&mut self, step: Step, newest: Step) -> Vec<Effect> {
+    /// A server is past the step that was to be cut. In the asynchronous modes a block of it was still at work: it tries once
+    /// more, alone. Whoever has set its state aside has the right one, and might have a later one if it did so again: tickets are
+    /// given again once all have.
+    pub fn cut_passed(&mut self, index: ServerIndex, step: Step, newest: Step) -> Vec<Effect> {
         let has_tickets = self.tickets().is_some();
-        let Some(cuts) = &mut self.cuts else { return Vec::new() };
-        let later = if has_tickets { cuts.disturbed(step) } else { cuts.passed(step, newest) };
-        later.map_or(Vec::new(), |later| self.order_all(&Order::Cut(later)))
+        let Some(cuts) = self.cuts.as_mut().filter(|cuts| cuts.under_way() == Some(step)) else { return Vec::new() };
+        if has_tickets {
+            return vec![Effect::Order(index, Order::Cut(step))];
+        }
+        cuts.passed(step, newest).map_or(Vec::new(), |later| self.order_all(&Order::Cut(later)))
     }
 
     /// A server has set its state of the step aside.
