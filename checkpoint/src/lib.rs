@@ -19,6 +19,11 @@ pub mod faults;
 pub mod history;
 pub mod id;
 pub mod manifest;
+#[cfg_attr(feature = "planted-bugs", doc(hidden))]
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(not(feature = "planted-bugs"))]
+mod planted;
 pub mod retention;
 pub mod store;
 

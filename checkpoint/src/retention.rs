@@ -6,6 +6,7 @@ use halflife_proto::ids::{Generation, Step};
 
 use crate::history::History;
 use crate::id::CheckpointId;
+use crate::planted::{Bug, planted};
 
 /// Which checkpoints of the surviving history are kept, besides the newest, which always is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,9 @@ pub fn disposal(
 fn kept(history: &History, committed: &BTreeSet<CheckpointId>, retention: Retention) -> BTreeSet<CheckpointId> {
     let survivors: Vec<_> = committed.iter().copied().filter(|id| history.contains(*id)).collect();
     let mut kept: BTreeSet<_> = history.newest(&survivors).into_iter().collect();
+    if planted(Bug::ContinuedPruned) {
+        kept.clear();
+    }
     kept.extend(newest_of_each_step(&survivors).into_iter().rev().take(retention.keep_last));
     if retention.keep_every > 0 {
         kept.extend(survivors.iter().filter(|id| id.step.0.is_multiple_of(retention.keep_every)));

@@ -42,6 +42,8 @@ pub struct JobTerms {
     pub wire: Wire,
     /// When steps are applied.
     pub consistency: Consistency,
+    /// Whether the job keeps checkpoints.
+    pub keeps_checkpoints: bool,
 }
 
 /// What a member sees at one look at its session.
@@ -110,6 +112,9 @@ impl WorkerDecisions {
         let plan = Arc::new(BlockPlan::new(manifest, &layout, placement, terms.wire));
         let single_slots = takes_single_slots(terms.consistency, terms.tree.slots(), terms.wire);
         let mut work = WorkState::new(terms.tree, terms.steps, single_slots);
+        if terms.keeps_checkpoints {
+            work.await_finish();
+        }
         work.assign(assignment)?;
         let assembly = Assembly::new(Arc::clone(&plan), layout.elements(), terms.generation, Step(terms.steps));
         let assembly = if terms.consistency.mode.has_tickets() { assembly.with_snapshots() } else { assembly };

@@ -272,7 +272,7 @@ impl Lead {
                     }
                     Report::Missing(step, slots) => state.missing(now, step, &slots),
                     Report::LastStep(step) => state.last_step(index, step),
-                    Report::CutPassed { step, newest } => state.cut_passed(step, newest),
+                    Report::CutPassed { step, newest } => state.cut_passed(index, step, newest),
                     Report::CutTaken(step) => state.cut_taken(index, step),
                     Report::Saved(step, file) => state.saved(index, step, file),
                     Report::SaveFailed(step, reason) => state.save_failed(index, step, &reason),
@@ -373,8 +373,13 @@ impl Lead {
         let Some(keeper) = &self.keeper else { return };
         let error = keeper.commit(&self, written).await.err();
         let is_committed = error.is_none();
+        // With the last one the job is finished, and its servers may end before anything is thrown away.
+        let is_last = self.read(|state| state.cuts().is_some_and(|cuts| cuts.is_last(written.step)));
+        if is_committed && is_last {
+            keeper.prune().await;
+        }
         self.decide(|state, _| ((), state.checkpoint_ended(written.step, error)));
-        if is_committed {
+        if is_committed && !is_last {
             keeper.prune().await;
         }
     }

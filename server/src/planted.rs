@@ -44,6 +44,22 @@ pub enum Bug {
     VoidedPushApplied,
     /// A worker that joins alone begins with a later step than the one under way.
     JoinerBeginsLate,
+    /// A block sets its state aside one version too late.
+    CutTooLate,
+    /// What is set aside has the planes as they are when it is written, not as they were.
+    PlanesNotCopied,
+    /// A checkpoint is committed when one server's part is missing.
+    CommittedBeforeAllSaved,
+    /// The updates that bias correction counts begin anew after a restore.
+    UpdatesNotRestored,
+    /// Tickets beyond a cut are given when the first server has set its state aside.
+    TicketsBeyondTheCut,
+    /// A step is told to be durable when its parts are written.
+    DurableBeforeCommit,
+    /// A job is finished before its last checkpoint is made.
+    FinishedBeforeLastCheckpoint,
+    /// After a restore a quorum is looked for from step 1 on.
+    QuorumNotResumed,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -13,6 +13,7 @@ use halflife_proto::ids::Step;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 
 use super::{Block, Change, Planes, State, Version};
+use crate::planted::{Bug, planted};
 
 /// The whole state of a block after one step.
 #[derive(Clone, Debug)]
@@ -68,7 +69,8 @@ impl Block {
     pub fn take_cut(&self) -> Option<Captured> {
         let mut state = self.lock();
         let step = state.cut?;
-        let there = state.current.as_ref().is_some_and(|current| current.step == step || !self.changes());
+        let due = if planted(Bug::CutTooLate) && step > Step::ZERO { step.next() } else { step };
+        let there = state.current.as_ref().is_some_and(|current| current.step == due || !self.changes());
         if !there || state.planes.is_none() {
             return None;
         }
@@ -87,6 +89,12 @@ impl Block {
         let state = self.lock();
         let newest = state.current.as_ref()?.step;
         state.planes.is_some().then(|| self.captured(&state, newest))
+    }
+
+    /// Its planes as they are now, unless an update has them.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn planes_now(&self) -> Option<Planes> {
+        self.lock().planes.clone()
     }
 
     fn captured(&self, state: &State, step: Step) -> Captured {
@@ -125,6 +133,7 @@ impl Block {
             _ => (0.0, 0.0),
         };
         state.current = Some(Version::new(step, lr, decay, buffer));
+        let updates = if planted(Bug::UpdatesNotRestored) { 0 } else { updates };
         (state.previous, state.planes, state.updates) = (None, Some(planes), updates);
         Ok(())
     }

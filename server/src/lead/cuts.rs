@@ -18,6 +18,8 @@ use std::time::Duration;
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::membership::SavedFile;
 
+use crate::planted::{Bug, planted};
+
 /// What the lead knows of the job's checkpoints.
 #[derive(Clone, Debug)]
 pub struct Cuts {
@@ -184,6 +186,10 @@ impl Cuts {
     pub fn shorten(&mut self, last: Step) {
         self.last = last;
         self.limit = self.limit.min(last);
+        // What was given up of a step that never comes says nothing of the one that is the last now.
+        if self.tried > Some(last) {
+            self.tried = Some(last.previous().unwrap_or(Step::ZERO));
+        }
         self.under_way.take_if(|under_way| under_way.step > last);
     }
 
@@ -203,17 +209,11 @@ impl Cuts {
         Some(under_way.step)
     }
 
-    /// The same in the asynchronous modes, where a block was still at work: the same step once more.
-    pub fn disturbed(&mut self, step: Step) -> Option<Step> {
-        let under_way = self.under_way.as_mut().filter(|under_way| under_way.step == step)?;
-        under_way.taken.clear();
-        Some(step)
-    }
-
     /// A server has set its state aside; true when all `servers` have.
     pub fn taken(&mut self, now: Duration, server: ServerIndex, step: Step, servers: usize) -> bool {
         let Some(under_way) = self.under_way.as_mut().filter(|under_way| under_way.step == step) else { return false };
-        if !under_way.taken.insert(server) || under_way.taken.len() < servers {
+        let enough = if planted(Bug::TicketsBeyondTheCut) { 1 } else { servers };
+        if !under_way.taken.insert(server) || under_way.taken.len() < enough {
             return false;
         }
         if let Some(paused_at) = self.paused_at.take() {
@@ -236,7 +236,8 @@ impl Cuts {
     ) -> Option<Vec<(ServerIndex, SavedFile)>> {
         let under_way = self.under_way.as_mut().filter(|under_way| under_way.step == step)?;
         let is_news = under_way.saved.insert(server, file).is_none();
-        (is_news && under_way.saved.len() == servers)
+        let enough = if planted(Bug::CommittedBeforeAllSaved) { servers - 1 } else { servers };
+        (is_news && under_way.saved.len() == enough)
             .then(|| under_way.saved.iter().map(|(server, file)| (*server, *file)).collect())
     }
 
@@ -271,6 +272,12 @@ impl Cuts {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.under_way.is_none() && self.tried >= Some(self.last)
+    }
+
+    /// Whether the job ends with this step.
+    #[must_use]
+    pub fn is_last(&self, step: Step) -> bool {
+        step >= self.last
     }
 
     /// Newest step that survives every crash.
@@ -385,6 +392,19 @@ mod tests {
         cuts.shorten(Step(23));
         assert_eq!(cuts.order(NOW, Some(Step(23))), Some(Step(23)));
         commit(&mut cuts, 23);
+        assert!(cuts.is_settled());
+    }
+
+    #[test]
+    fn a_last_checkpoint_that_was_given_up_is_tried_again_where_the_job_ends_early() {
+        let mut cuts = Cuts::new(10, Step(100), Some(Step(90)));
+        assert_eq!(cuts.order(NOW, Some(Step(92))), Some(Step(100)));
+        // A server whose blocks never change writes at once.
+        assert!(cuts.ended(NOW, Step(100), Some("no space".to_owned())));
+        cuts.shorten(Step(95));
+        assert!(!cuts.is_settled());
+        assert_eq!(cuts.order(NOW, Some(Step(95))), Some(Step(95)));
+        commit(&mut cuts, 95);
         assert!(cuts.is_settled());
     }
 

@@ -17,6 +17,8 @@ use tokio::sync::watch;
 
 use super::{Shard, lock, standing_step};
 use crate::block::{Block, Captured, Cut};
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Bug, planted};
 
 /// The cut that is being taken, and one that is taken and not fetched yet.
 #[derive(Debug, Default)]
@@ -107,7 +109,20 @@ impl Shard {
     /// A cut that is whole, once.
     #[must_use]
     pub fn take_cut(&self) -> Option<TakenCut> {
-        lock(&self.cutting).taken.take()
+        let taken = lock(&self.cutting).taken.take();
+        #[cfg(feature = "planted-bugs")]
+        let taken = if planted(Bug::PlanesNotCopied) { taken.map(|cut| self.with_planes_of_now(cut)) } else { taken };
+        taken
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    fn with_planes_of_now(&self, mut cut: TakenCut) -> TakenCut {
+        for captured in &mut cut.blocks {
+            if let Some(planes) = self.blocks.get(captured.block).and_then(|block| block.planes_now()) {
+                captured.planes = planes;
+            }
+        }
+        cut
     }
 
     /// Contributions to steps up to this one survive every crash from now on.

@@ -106,6 +106,8 @@ pub enum Transition {
     BlocksRestored,
     LateRefused,
     HeardOfAGeneration,
+    /// A lead that stood still goes on.
+    FormerLeadWentOn,
     /// Seldom: not awaited.
     CommitRefused,
     ClaimFailed,
@@ -115,7 +117,7 @@ pub enum Transition {
 
 impl Transition {
     /// Those that must not be missed.
-    pub const ALL: [Transition; 78] = [
+    pub const ALL: [Transition; 79] = [
         Transition::Registered,
         Transition::ServerLost,
         Transition::Halted,
@@ -194,6 +196,7 @@ impl Transition {
         Transition::BlocksRestored,
         Transition::LateRefused,
         Transition::HeardOfAGeneration,
+        Transition::FormerLeadWentOn,
     ];
 }
 

@@ -8,7 +8,7 @@ use halflife_checkpoint::CheckpointId;
 use halflife_proto::blocks::BlockId;
 use halflife_proto::ids::Step;
 use halflife_server::block::Captured;
-use halflife_server::lead::Phase;
+use halflife_server::lead::{Cuts, Phase};
 use halflife_server::shard::Shard;
 
 use crate::coverage::Transition;
@@ -23,7 +23,7 @@ pub struct CutPromises {
     held: HashMap<(BlockId, Step), u64>,
     /// The newest step that servers were told is durable.
     told: Option<Step>,
-    /// The newest step whose checkpoint was given up in this generation.
+    /// The step whose checkpoint was the last to be given up in this generation.
     given_up: Option<Step>,
 }
 
@@ -40,7 +40,7 @@ impl World<'_> {
 
     /// A block has a new version: what it holds is noted, and in sync mode compared with the undisturbed run's.
     pub(crate) fn note_state(&mut self, server: usize, block: BlockId) {
-        if self.scenario.job.checkpoints.is_none() {
+        if !self.scenario.notes_states {
             return;
         }
         let Some(captured) = self.servers[server].shard.as_ref().and_then(|shard| shard.capture(block)) else { return };
@@ -61,7 +61,9 @@ impl World<'_> {
 
     /// A server has set its blocks aside: each as it was after that step.
     pub(crate) fn check_cut(&mut self, server: usize, id: CheckpointId, cut: &[Captured]) {
-        if !self.is_current(server) {
+        // What is given up already, because of another server, is never committed.
+        let is_under_way = self.lead.state.cuts().and_then(Cuts::under_way) == Some(id.step);
+        if !self.is_current(server) || !is_under_way {
             return;
         }
         let mut blocks = self.promises.blocks_of(server, self.lead.state.model());
@@ -149,7 +151,7 @@ impl World<'_> {
         self.promises.note_disturbance(self.now);
         if error.is_some() {
             self.coverage.pass(Transition::GivenUp);
-            self.promises.cuts.given_up = self.promises.cuts.given_up.max(Some(step));
+            self.promises.cuts.given_up = Some(step);
         }
     }
 

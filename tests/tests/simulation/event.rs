@@ -115,6 +115,8 @@ pub enum Event {
     /// A server's process begins.
     StartServer(usize),
     ServerFault(usize),
+    /// A lead that stood still goes on, though another leads by now: its life.
+    FormerLeadGoesOn(u64),
     Store(Box<Deed>),
     /// A contribution of the generation before arrives.
     Late(usize),

@@ -154,7 +154,7 @@ impl World<'_> {
     }
 
     fn look_before_commit(&mut self, life: u64, generation: Generation, written: Written) {
-        if self.lead.life != life {
+        if !self.believes_to_lead(life) {
             return;
         }
         let (id, servers) = (id_of(written.step, generation), self.servers.len());
@@ -164,16 +164,20 @@ impl World<'_> {
             return self.ask_store(Deed::Ended { life, step: written.step, error });
         }
         if let Some(why) = self.store.why_not_whole(id, &written.files, servers) {
+            if self.lead.life != life {
+                return; // who leads now may have thrown it away
+            }
             return self.promises.fail(format!("P6: about to be committed, {why}"));
         }
-        if !self.server_reached(ServerPoint::BeforeManifest, 0) {
-            self.ask_store(Deed::Create { life, generation, written, is_late: false });
+        self.ask_store(Deed::Create { life, generation, written, is_late: false });
+        if self.lead.life == life {
+            self.server_reached(ServerPoint::BeforeManifest, 0);
         }
     }
 
     fn create_manifest(&mut self, life: u64, generation: Generation, written: Written, is_late: bool) {
         let (id, step) = (id_of(written.step, generation), written.step);
-        let is_alone = self.lead.life != life;
+        let is_alone = !self.believes_to_lead(life);
         if is_alone && !is_late && self.random.once_in(3) {
             return; // it never arrived
         }
@@ -194,20 +198,21 @@ impl World<'_> {
         let model = self.scenario.job.manifest.clone();
         // Who deletes leftovers may have been quicker than a commit that is so late: then it is none.
         let servers = self.servers.len();
-        if is_alone && self.store.why_not_whole(id, &written.files, servers).is_some() {
+        if self.lead.life != life && self.store.why_not_whole(id, &written.files, servers).is_some() {
             return;
         }
         let is_over = self.store.commit(id, StoredManifest { model, files: written.files, voided, torn });
         self.coverage.pass(if is_over { Transition::CommittedLate } else { Transition::Committed });
         self.trace.note(self.now, &[13, id.step.0, id.generation.0], || format!("store: {id} is committed"));
-        if !is_alone && !self.server_reached(ServerPoint::AfterManifest, 0) {
+        let is_struck = self.lead.life == life && self.server_reached(ServerPoint::AfterManifest, 0);
+        if !is_alone && !is_struck {
             self.ask_store(Deed::Ended { life, step, error: None });
         }
     }
 
     fn checkpoint_ended(&mut self, life: u64, step: Step, error: Option<String>) {
         if self.lead.life != life {
-            return;
+            return self.former_checkpoint_ended(life, step, error);
         }
         let (now, is_committed) = (self.lead_now(), error.is_none());
         self.lead.state.clock(now);

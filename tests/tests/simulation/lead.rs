@@ -172,7 +172,7 @@ impl World<'_> {
 
     pub(crate) fn take_report(&mut self, server: usize, link: u64, report: Report) {
         if self.servers[server].is_lost || self.lead.links[server] != Some(link) {
-            return;
+            return self.keep_for_former_lead(server, link, report);
         }
         let now = self.lead_now();
         self.lead.state.clock(now);
@@ -202,7 +202,7 @@ impl World<'_> {
             }
             Report::CutPassed { step, newest } => {
                 self.coverage.pass(Transition::CutPassed);
-                self.lead.state.cut_passed(step, newest)
+                self.lead.state.cut_passed(index, step, newest)
             }
             Report::CutTaken(step) => self.lead.state.cut_taken(index, step),
             Report::Saved(step, file) => self.lead.state.saved(index, step, file),

@@ -3,7 +3,11 @@
 //!
 //! What is real: `LeadState`, `Shard` and its blocks, `Outbox` with its framing, `WorkState`, `Assembly`, `BlockPlan`,
 //! `Shipment`, `NodeSum`. What is written again here, small: the edges that tokio and tonic make of them (`lead.rs`,
-//! `tickets.rs`, `server.rs`, `sessions.rs`, `worker.rs`, `streams.rs`, `working.rs`, `pushing.rs`).
+//! `tickets.rs`, `server.rs`, `sessions.rs`, `worker.rs`, `streams.rs`, `working.rs`, `pushing.rs`), those of checkpoints
+//! (`keeping.rs`, over `store.rs`) and of coming back (`recovering.rs`).
+//!
+//! A third of the seeds are jobs that keep checkpoints: their servers and lead crash, too (`server_faults.rs`), the job
+//! goes back and comes to the same (`cuts.rs`).
 //!
 //! A seed draws one mode. What the weights must be follows from it (`promises.rs`): in sync mode from an undisturbed
 //! run, with a quorum from the slots that the lead fixes (`reference.rs`), in the asynchronous modes from the pushes
@@ -39,6 +43,7 @@ mod scenario;
 mod server;
 mod server_faults;
 mod sessions;
+mod standing_by;
 mod store;
 mod streams;
 mod strike;
@@ -54,7 +59,7 @@ use std::time::{Duration, Instant};
 
 use runner::{Planted, Summary, compute, run_many, run_seed};
 
-/// What `.ci/run` has time for: about 2 minutes on 2 cores.
+/// What `.ci/run` has time for: about 3 minutes on 2 cores.
 const SEEDS: u64 = 3_000;
 /// What so many seeds do not meet so often proves too little.
 const MET_MIN: u64 = 100;

@@ -21,7 +21,7 @@ use crate::keeping::Deed;
 use crate::lead::LeadSide;
 use crate::network::{ConnectionId, End};
 use crate::server::Reading;
-use crate::server_faults::ServerPoint;
+use crate::server_faults::{FOR_EVER, ServerPoint};
 use crate::store::id_of;
 use crate::strike::KEEPALIVE_US;
 use crate::world::World;
@@ -214,11 +214,14 @@ impl World<'_> {
             from_step: chosen.map_or(Step(1), |id| id.step.next()),
         };
         self.ask_store(Deed::Claim { life, claim });
+        self.server_reached(ServerPoint::Claiming, 0);
     }
 
     pub(crate) fn claim_generation(&mut self, life: u64, claim: Claim) {
         let is_there = self.lead.life == life && self.servers[0].is_up;
-        if self.store.is_full(self.now) || (!is_there && self.random.once_in(2)) {
+        // A claim finds room where a part does not, or a job whose store stays full could not even end.
+        let is_full = self.store.is_full(self.now) && self.store.full_until != FOR_EVER;
+        if is_full || (!is_there && self.random.once_in(2)) {
             if is_there {
                 self.coverage.pass(Transition::ClaimFailed);
                 self.begin_later(life);

@@ -19,17 +19,20 @@ pub enum Planted {
     Nothing,
     InServer(halflife_server::planted::Bug),
     InClient(halflife_client::planted::Bug),
+    InStore(halflife_checkpoint::planted::Bug),
 }
 
 impl Planted {
     fn plant(self) {
-        let (server, client) = match self {
-            Planted::Nothing => (None, None),
-            Planted::InServer(bug) => (Some(bug), None),
-            Planted::InClient(bug) => (None, Some(bug)),
+        let (server, client, store) = match self {
+            Planted::Nothing => (None, None, None),
+            Planted::InServer(bug) => (Some(bug), None, None),
+            Planted::InClient(bug) => (None, Some(bug), None),
+            Planted::InStore(bug) => (None, None, Some(bug)),
         };
         halflife_server::planted::plant(server);
         halflife_client::planted::plant(client);
+        halflife_checkpoint::planted::plant(store);
     }
 }
 

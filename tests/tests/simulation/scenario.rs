@@ -134,6 +134,8 @@ pub struct Job {
 pub struct KeptBy {
     pub every: u64,
     pub retention: Retention,
+    /// Whether the store is full for ever in the end.
+    pub fills_up: bool,
 }
 
 impl KeptBy {
@@ -144,7 +146,8 @@ impl KeptBy {
         let every = random.between(2, 9);
         let keep_every = if random.once_in(3) { 2 * every } else { 0 };
         let retention = Retention { keep_last: random.between(0, 3) as usize, keep_every };
-        keeps.then_some(KeptBy { every, retention })
+        let fills_up = random.once_in(6);
+        keeps.then_some(KeptBy { every, retention, fills_up })
     }
 }
 
@@ -181,7 +184,8 @@ impl Job {
     pub fn terms(&self, generation: Generation) -> JobTerms {
         let tree = SlotTree::new(self.spec.job.slots).expect("at least one slot");
         let (steps, combine, wire) = (self.spec.job.steps, self.spec.job.combine, self.spec.wire);
-        JobTerms { generation, tree, steps, combine, wire, consistency: self.spec.job.consistency() }
+        let (consistency, keeps_checkpoints) = (self.spec.job.consistency(), self.checkpoints.is_some());
+        JobTerms { generation, tree, steps, combine, wire, consistency, keeps_checkpoints }
     }
 
     /// What the lead decides by, as `Lead::new` makes it of a job.
@@ -294,6 +298,8 @@ pub struct Scenario {
     pub faults: Vec<PlannedFault>,
     /// The same of servers, in a job that keeps checkpoints.
     pub server_faults: Vec<PlannedServerFault>,
+    /// Whether the whole state of blocks is noted, beside their weights.
+    pub notes_states: bool,
     /// Whether nonsense is sent to servers and lead now and then.
     pub probes: bool,
 }
@@ -331,17 +337,20 @@ impl Scenario {
             Some(_) => plan_server_faults(end, &mut random),
             None => Vec::new(),
         };
-        Scenario { seed, job, workers, ending, severity, faults, server_faults, probes: true }
+        let notes_states = checkpoints.is_some();
+        Scenario { seed, job, workers, ending, severity, faults, server_faults, notes_states, probes: true }
     }
 
     /// The same job without anything that could go wrong: one worker, one server.
     pub fn undisturbed(&self) -> Scenario {
         let mut job = self.job.clone();
         job.spec.job.servers = 1;
+        job.checkpoints = None;
         let ending = if self.ending == Ending::Nonfinite { Ending::Nonfinite } else { Ending::Finished };
         let severity = Severity::Light;
         let (seed, faults, server_faults) = (self.seed, Vec::new(), Vec::new());
-        Scenario { seed, job, workers: 1, ending, severity, faults, server_faults, probes: false }
+        let notes_states = self.notes_states;
+        Scenario { seed, job, workers: 1, ending, severity, faults, server_faults, notes_states, probes: false }
     }
 }
 

@@ -231,7 +231,9 @@ impl World<'_> {
             || *shard.standing().borrow() != side.reported
             || *shard.partials().borrow() != side.reported_partial
         {
-            let at_us = self.now + self.random.below(300);
+            // Now and then it is busy for longer than an update takes: what is set aside stays as it was.
+            let is_busy = self.scenario.job.checkpoints.is_some() && self.random.once_in(8);
+            let at_us = self.now + self.random.below(if is_busy { 20_000 } else { 300 });
             self.queue.push(at_us, Event::NodeLooks { server, life: self.servers[server].life });
         }
     }

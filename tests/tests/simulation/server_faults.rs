@@ -4,6 +4,11 @@ use crate::random::Random;
 use crate::strike::KEEPALIVE_US;
 use crate::world::World;
 
+/// In the last so many steps a store that fills up is full.
+const LAST_STEPS: u64 = 10;
+/// When such a store takes something again.
+pub const FOR_EVER: u64 = u64::MAX;
+
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerFault {
@@ -11,6 +16,8 @@ pub enum ServerFault {
     Crash,
     /// That of the lead, which is the first server.
     CrashLead,
+    /// The lead stands still, and another takes its place.
+    PauseLead,
     /// All servers are gone at once: the power fails.
     PowerCut,
     /// The link between the lead and a server breaks.
@@ -23,9 +30,10 @@ pub enum ServerFault {
 
 impl ServerFault {
     /// All of them.
-    pub const ALL: [ServerFault; 6] = [
+    pub const ALL: [ServerFault; 7] = [
         ServerFault::Crash,
         ServerFault::CrashLead,
+        ServerFault::PauseLead,
         ServerFault::PowerCut,
         ServerFault::CutLink,
         ServerFault::SlowStore,
@@ -42,10 +50,12 @@ pub enum ServerPoint {
     CutTaken,
     /// Its part is written; the lead does not know.
     PartWritten,
-    /// All parts are written, the manifest is not.
+    /// All parts are written, the manifest is under way.
     BeforeManifest,
     /// The manifest is there; nobody knows.
     AfterManifest,
+    /// The claim of a generation is under way.
+    Claiming,
     /// The generation is claimed; nobody knows.
     Claimed,
     /// It reads its blocks.
@@ -56,11 +66,12 @@ pub enum ServerPoint {
 
 impl ServerPoint {
     /// All but `Now`.
-    pub const ALL: [ServerPoint; 7] = [
+    pub const ALL: [ServerPoint; 8] = [
         ServerPoint::CutTaken,
         ServerPoint::PartWritten,
         ServerPoint::BeforeManifest,
         ServerPoint::AfterManifest,
+        ServerPoint::Claiming,
         ServerPoint::Claimed,
         ServerPoint::Restoring,
         ServerPoint::Restored,
@@ -68,7 +79,7 @@ impl ServerPoint {
 
     /// Whether a server comes to it only after another fault.
     fn is_of_recovery(self) -> bool {
-        matches!(self, ServerPoint::Claimed | ServerPoint::Restoring | ServerPoint::Restored)
+        matches!(self, ServerPoint::Claiming | ServerPoint::Claimed | ServerPoint::Restoring | ServerPoint::Restored)
     }
 }
 
@@ -87,11 +98,19 @@ pub struct PlannedServerFault {
 /// Two to five, before step `end`.
 pub fn plan_server_faults(end: u64, random: &mut Random) -> Vec<PlannedServerFault> {
     let mut faults = Vec::new();
-    for _ in 0..random.between(2, 4) {
-        let point = if random.once_in(3) { ServerPoint::Now } else { random.pick(&ServerPoint::ALL) };
-        let at_step = random.below(end);
+    for number in 0..random.between(2, 4) {
+        let point = match random.below(7) {
+            0 | 1 => ServerPoint::Now,
+            2 => ServerPoint::BeforeManifest,
+            3 => random.pick(&[ServerPoint::BeforeManifest, ServerPoint::Claiming]),
+            _ => random.pick(&ServerPoint::ALL),
+        };
+        let at_step = if number == 0 && random.once_in(2) { 0 } else { random.below(end) };
         let fault = match point {
             ServerPoint::Now => random.pick(&ServerFault::ALL),
+            ServerPoint::BeforeManifest if random.once_in(3) => ServerFault::FullStore,
+            // A lead that stands still is told meanwhile that all is written.
+            ServerPoint::CutTaken | ServerPoint::PartWritten if random.once_in(2) => ServerFault::PauseLead,
             // Whoever is at the point is who dies.
             _ => random.pick(&[ServerFault::Crash, ServerFault::Crash, ServerFault::CrashLead, ServerFault::PowerCut]),
         };
@@ -126,6 +145,12 @@ impl World<'_> {
             }
             self.next_server_fault += 1;
         }
+        let fills_up = scenario.job.checkpoints.is_some_and(|kept| kept.fills_up);
+        if fills_up && step + LAST_STEPS >= scenario.job.spec.job.steps {
+            // Whoever is lost from now on might never come back, as is right: nothing else goes wrong.
+            self.store.full_until = FOR_EVER;
+            self.armed_servers.clear();
+        }
     }
 
     /// A server comes to a point: a fault that waits for it strikes. Whether the server is gone by that.
@@ -146,7 +171,7 @@ impl World<'_> {
 
     fn strike_server(&mut self, planned: usize, point: ServerPoint, server: usize) {
         // A job whose workers have all left is not worth going back: nobody would come any more.
-        if self.lead.is_finished() {
+        if self.lead.is_finished() || self.store.full_until == FOR_EVER {
             return;
         }
         let planned = &self.scenario.server_faults[planned];
@@ -160,6 +185,7 @@ impl World<'_> {
         match fault {
             ServerFault::Crash => self.crash_server(server),
             ServerFault::CrashLead => self.crash_server(0),
+            ServerFault::PauseLead => self.pause_lead(lasts_us),
             ServerFault::PowerCut => (0..self.servers.len()).for_each(|server| self.crash_server(server)),
             ServerFault::CutLink => self.break_link(server),
             ServerFault::SlowStore => self.store.slow_until = self.now + lasts_us,

@@ -157,6 +157,8 @@ impl World<'_> {
     /// A peer said no: to the stream, or to something in it.
     pub(crate) fn refused(&mut self, worker: usize, connection: ConnectionId, refusal: &Refusal) {
         let peer = self.network.get(connection).peer;
+        // A generation that is over may have been about to end, too.
+        let ends_early = self.lead.state.ends_early() || !self.is_up_to_date(worker);
         let Some(member) = self.workers[worker].member() else { return };
         match refusal.cause {
             _ if member.is_leaving && peer == self.servers.len() => self.is_gone_for_good(worker),
@@ -187,7 +189,7 @@ impl World<'_> {
             // A notice says so, too.
             RefusalCause::JobStopped => {}
             // The operator ends the job, and the notice of it is under way.
-            RefusalCause::StepAhead if self.lead.state.ends_early() => {
+            RefusalCause::StepAhead if ends_early => {
                 self.coverage.pass(Transition::RefusedBeyondTheEnd);
                 if !std::mem::replace(&mut member.sends_again, true) {
                     self.set_timer(worker, SEND_AGAIN_AFTER_US, Timer::SendAgain);

@@ -16,6 +16,7 @@ use crate::promises::{History, Promises};
 use crate::random::Random;
 use crate::scenario::{Ending, Scenario};
 use crate::server::ServerSide;
+use crate::standing_by::FormerLead;
 use crate::store::Store;
 use crate::trace::Trace;
 use crate::worker::Worker;
@@ -48,6 +49,7 @@ pub struct World<'a> {
     pub armed_servers: Vec<usize>,
     pub next_server_fault: usize,
     pub store: Store,
+    pub former_lead: Option<FormerLead>,
     /// Links between leads and servers so far.
     pub links: u64,
 }
@@ -94,6 +96,7 @@ impl<'a> World<'a> {
             armed_servers: Vec::new(),
             next_server_fault: 0,
             store: Store::default(),
+            former_lead: None,
             links: 0,
             random,
         };
@@ -182,6 +185,7 @@ impl<'a> World<'a> {
             Event::NodeLooks { server, life } => self.node_looks(server, life),
             Event::LinkEnded { server, link, at_lead } => self.link_ended(server, link, at_lead),
             Event::StartServer(server) => self.start_server(server),
+            Event::FormerLeadGoesOn(life) => self.former_lead_goes_on(life),
             Event::ServerFault(planned) => self.strike_some_server(planned),
             Event::Store(deed) => self.store_does(*deed),
             Event::Late(server) => self.late_contribution(server),

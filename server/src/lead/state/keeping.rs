@@ -9,6 +9,7 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 
 use super::{Effect, LeadState, Phase, Written};
 use crate::lead::cuts::Cuts;
+use crate::planted::{Bug, planted};
 
 /// How a job keeps checkpoints, and which one it begins with.
 #[derive(Clone, Debug)]
@@ -95,12 +96,16 @@ impl LeadState {
         self.order_all(&Order::Cut(step))
     }
 
-    /// A server is past the step that was to be cut.
-    pub fn cut_passed(&mut self, step: Step, newest: Step) -> Vec<Effect> {
+    /// A server is past the step that was to be cut. In the asynchronous modes a block of it was still at work: it tries once
+    /// more, alone. Whoever has set its state aside has the right one, and might have a later one if it did so again: tickets are
+    /// given again once all have.
+    pub fn cut_passed(&mut self, index: ServerIndex, step: Step, newest: Step) -> Vec<Effect> {
         let has_tickets = self.tickets().is_some();
-        let Some(cuts) = &mut self.cuts else { return Vec::new() };
-        let later = if has_tickets { cuts.disturbed(step) } else { cuts.passed(step, newest) };
-        later.map_or(Vec::new(), |later| self.order_all(&Order::Cut(later)))
+        let Some(cuts) = self.cuts.as_mut().filter(|cuts| cuts.under_way() == Some(step)) else { return Vec::new() };
+        if has_tickets {
+            return vec![Effect::Order(index, Order::Cut(step))];
+        }
+        cuts.passed(step, newest).map_or(Vec::new(), |later| self.order_all(&Order::Cut(later)))
     }
 
     /// A server has set its state of the step aside.
@@ -115,7 +120,11 @@ impl LeadState {
         let servers = self.servers.len();
         let files = self.cuts.as_mut().and_then(|cuts| cuts.saved(index, step, file, servers));
         let tickets = self.cut_tickets;
-        files.map_or(Vec::new(), |files| vec![Effect::Commit(Written { step, files, tickets })])
+        let Some(files) = files else { return Vec::new() };
+        let told_early = planted(Bug::DurableBeforeCommit).then(|| self.order_all(&Order::Durable(step)));
+        let mut effects = told_early.unwrap_or_default();
+        effects.push(Effect::Commit(Written { step, files, tickets }));
+        effects
     }
 
     /// A server could not write its part.
@@ -181,7 +190,7 @@ impl LeadState {
 
     /// Whether the last checkpoint is made, or none is to be.
     pub(super) fn has_nothing_to_save(&self) -> bool {
-        self.cuts.as_ref().is_none_or(Cuts::is_settled)
+        self.cuts.as_ref().is_none_or(Cuts::is_settled) || planted(Bug::FinishedBeforeLastCheckpoint)
     }
 
     // ---- going back ----

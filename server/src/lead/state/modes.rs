@@ -15,6 +15,7 @@ use super::{Effect, Keeping, LeadState, Settings};
 use crate::lead::cuts::Cuts;
 use crate::lead::quorum::{Closed, Quorum};
 use crate::lead::tickets::{Consequences, Tickets};
+use crate::planted::{Bug, planted};
 
 /// What the lead decides besides who computes which slots.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ impl Decider {
         match (mode, settings.consistency.partial_quorum(slots)) {
             (Mode::Sync, None) => Decider::AllSlots,
             (Mode::Sync, Some(quorum)) => {
+                let begins_with = begins_with.filter(|_| !planted(Bug::QuorumNotResumed));
                 let after = begins_with.map_or(Step::ZERO, |name| name.step);
                 Decider::Quorum(Quorum::new(quorum, slots).resumed(after))
             }

@@ -94,9 +94,13 @@ fn a_server_past_the_step_moves_the_cut() {
     complete_everywhere(&mut state, 0);
     save(&mut state, 0);
     state.checkpoint_ended(Step(0), None);
-    assert_eq!(orders(&state.cut_passed(Step(4), Step(5))), [Order::Cut(Step(8))]);
-    assert_eq!(state.cut_passed(Step(4), Step(5)), []);
-    assert_eq!(orders(&state.cut_passed(Step(8), Step(9))), [Order::Cut(Step(10))], "the last step is cut, too");
+    assert_eq!(orders(&state.cut_passed(ServerIndex(0), Step(4), Step(5))), [Order::Cut(Step(8))]);
+    assert_eq!(state.cut_passed(ServerIndex(0), Step(4), Step(5)), []);
+    assert_eq!(
+        orders(&state.cut_passed(ServerIndex(0), Step(8), Step(9))),
+        [Order::Cut(Step(10))],
+        "the last step is cut, too"
+    );
 }
 
 #[test]
@@ -105,7 +109,7 @@ fn the_job_is_finished_once_its_last_checkpoint_is_made() {
     complete_everywhere(&mut state, 0);
     save(&mut state, 0);
     state.checkpoint_ended(Step(0), None);
-    state.cut_passed(Step(4), Step(9));
+    state.cut_passed(ServerIndex(0), Step(4), Step(9));
     assert_eq!(complete_everywhere(&mut state, 10), []);
     assert_ne!(state.phase(), Phase::Finished);
     save(&mut state, 10);
@@ -215,4 +219,23 @@ fn a_finished_job_goes_back_for_the_workers_that_still_read_its_last_weights() {
     let mut state = finished();
     state.leave(Incarnation(1));
     assert_eq!(state.server_lost(ServerIndex(1)), [], "nobody needs it any more");
+}
+
+#[test]
+fn a_server_with_a_push_at_work_tries_again_alone() {
+    let consistency = Consistency { mode: Mode::Async, ..Consistency::default() };
+    let mut state = LeadState::new(Settings { consistency, ..keeping(Some(4)) });
+    register(&mut state);
+    (0..2).for_each(|index| _ = state.placed(ServerIndex(index)));
+    complete_everywhere(&mut state, 4);
+    join(&mut state, 0, 1).0.unwrap();
+    for ticket in 5..=8 {
+        state.ticket(Incarnation(1), ticket - 4).unwrap();
+        for index in [0, 1].map(ServerIndex) {
+            state.pushes(index, &PushesReport { done: vec![Ticket(ticket)], ..PushesReport::default() });
+        }
+    }
+    let again = Effect::Order(ServerIndex(1), Order::Cut(Step(8)));
+    assert_eq!(state.cut_passed(ServerIndex(1), Step(8), Step(9)), [again], "the other has the right state already");
+    assert_eq!(state.cut_passed(ServerIndex(1), Step(7), Step(9)), [], "an answer to an earlier order");
 }

@@ -1,0 +1,37 @@
+//! Bugs planted on purpose, one at a time, so that the simulator in `tests` can prove that it would find them: as
+//! `halflife_server::planted`.
+//!
+//! Promises: without the feature `planted-bugs`, which only those tests switch on, [`planted`] is the constant
+//! `false` and nothing of this is in the program. A bug is planted for one thread, so that tests run side by side.
+
+/// What can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bug {
+    /// Of all that is committed the newest is continued, whichever generation committed it.
+    LateCommitContinued,
+    /// What the newest claim continues is thrown away.
+    ContinuedPruned,
+}
+
+#[cfg(feature = "planted-bugs")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in this thread, or takes it out.
+#[cfg(feature = "planted-bugs")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether a bug is planted here.
+#[cfg(feature = "planted-bugs")]
+pub(crate) fn planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether a bug is planted here: never.
+#[cfg(not(feature = "planted-bugs"))]
+pub(crate) const fn planted(_: Bug) -> bool {
+    false
+}

@@ -1,0 +1,79 @@
+//! Two leads at once: one that stands still, as after SIGSTOP or behind a partition, while another process takes its
+//! place. When it goes on it still believes to lead: it takes the reports that came meanwhile, and commits.
+//!
+//! Nobody hears its orders: its links are gone by then. What it does to the store is all that it can do.
+
+use halflife_proto::ids::{Generation, ServerIndex, Step};
+use halflife_proto::membership::Report;
+use halflife_server::lead::LeadState;
+use halflife_server::lead::simulation::Effect;
+
+use crate::coverage::Transition;
+use crate::event::Event;
+use crate::keeping::Deed;
+use crate::world::World;
+
+/// The lead that stands still, or believes to lead.
+pub struct FormerLead {
+    state: LeadState,
+    generation: Generation,
+    /// Its life as a lead.
+    life: u64,
+    links: Vec<Option<u64>>,
+    reports: Vec<(usize, Report)>,
+}
+
+impl World<'_> {
+    /// The lead stands still; to everybody else it is as good as gone.
+    pub(crate) fn pause_lead(&mut self, lasts_us: u64) {
+        if !self.lead.is_leading {
+            return;
+        }
+        let state = std::mem::replace(&mut self.lead.state, LeadState::new(self.scenario.job.settings(None)));
+        let (generation, life, links) = (self.lead.generation, self.lead.life, self.lead.links.clone());
+        self.former_lead = Some(FormerLead { state, generation, life, links, reports: Vec::new() });
+        self.crash_server(0);
+        self.queue.push(self.now + lasts_us, Event::FormerLeadGoesOn(life));
+    }
+
+    /// A report to a lead that stands still waits for it.
+    pub(crate) fn keep_for_former_lead(&mut self, server: usize, link: u64, report: Report) {
+        if let Some(former) = self.former_lead.as_mut().filter(|former| former.links[server] == Some(link)) {
+            former.reports.push((server, report));
+        }
+    }
+
+    /// It goes on, and acts upon what it has been told.
+    pub(crate) fn former_lead_goes_on(&mut self, life: u64) {
+        let Some(former) = self.former_lead.as_mut().filter(|former| former.life == life) else { return };
+        let mut effects = Vec::new();
+        for (server, report) in std::mem::take(&mut former.reports) {
+            let index = ServerIndex(server as u32);
+            effects.extend(match report {
+                Report::CutTaken(step) => former.state.cut_taken(index, step),
+                Report::Saved(step, file) => former.state.saved(index, step, file),
+                Report::Complete(step) => former.state.complete(index, step),
+                _ => Vec::new(),
+            });
+        }
+        let generation = former.generation;
+        self.coverage.pass(Transition::FormerLeadWentOn);
+        for effect in effects {
+            if let Effect::Commit(written) = effect {
+                self.ask_store(Deed::Look { life, generation, written });
+            }
+        }
+    }
+
+    /// Whether it is the lead, or believes to be, whose life this is.
+    pub(crate) fn believes_to_lead(&self, life: u64) -> bool {
+        self.lead.life == life || self.former_lead.as_ref().is_some_and(|former| former.life == life)
+    }
+
+    /// The former lead hears what became of its commit; it may say so to nobody.
+    pub(crate) fn former_checkpoint_ended(&mut self, life: u64, step: Step, error: Option<String>) {
+        if let Some(former) = self.former_lead.as_mut().filter(|former| former.life == life) {
+            former.state.checkpoint_ended(step, error);
+        }
+    }
+}
