@@ -63,6 +63,8 @@ pub struct LeadState {
     hold: Option<Step>,
     ending: Option<Ending>,
     finished: bool,
+    /// The servers were told to go.
+    released: bool,
     stopped: Option<Refusal>,
     /// In a job that keeps checkpoints.
     cuts: Option<Cuts>,
@@ -99,6 +101,7 @@ impl LeadState {
             hold: None,
             ending: None,
             finished: false,
+            released: false,
             stopped: None,
         }
     }
@@ -231,7 +234,7 @@ impl LeadState {
         let Some(place) = self.servers.get_mut(index.0 as usize) else { return Vec::new() };
         let Some(server) = place.take_if(|_| self.model.is_none()).or_else(|| place.clone()) else { return Vec::new() };
         let message = format!("{index} ({}) is lost", server.address.url);
-        if self.finished && (self.cuts.is_none() || self.workers.is_empty()) {
+        if self.finished && (self.cuts.is_none() || self.workers.is_empty() || self.released) {
             return Vec::new(); // it had nothing left to do
         }
         if self.model.is_none() {
@@ -293,6 +296,7 @@ impl LeadState {
         if !self.finished || self.workers_joined == 0 || !self.workers.is_empty() {
             return Vec::new();
         }
+        self.released = true;
         self.order_all(&Order::Finish(self.settings.steps))
     }
 

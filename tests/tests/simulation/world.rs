@@ -158,11 +158,11 @@ impl<'a> World<'a> {
     /// Finished: every server was told to go. Stopped: every server and every worker knows.
     fn is_over(&self) -> bool {
         match self.scenario.ending {
-            // A server that comes back after the last worker has left finds nobody to tell it so.
-            Ending::Finished | Ending::Early(_) => self.servers.iter().all(|server| {
-                let is_late = self.lead.is_finished() && self.lead.state.workers().is_empty() && server.link.is_none();
-                server.has_finished || is_late
-            }),
+            // A server that comes back when the others were told to go finds nobody to tell it so.
+            Ending::Finished | Ending::Early(_) => {
+                let any = self.servers.iter().any(|server| server.has_finished);
+                self.servers.iter().all(|server| server.has_finished || (any && server.link.is_none()))
+            }
             Ending::ServerLost(_) | Ending::Nonfinite => {
                 let live = |server: &&ServerSide| !server.is_lost;
                 self.lead.is_stopped()
