@@ -60,6 +60,14 @@ impl Ticket {
     }
 }
 
+impl Generation {
+    /// The generation after this one. Saturates, as [`Step::next`] does.
+    #[must_use]
+    pub fn next(self) -> Generation {
+        Generation(self.0.saturating_add(1))
+    }
+}
+
 impl Step {
     /// The initialization.
     pub const ZERO: Step = Step(0);

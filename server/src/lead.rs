@@ -44,6 +44,7 @@ pub use tickets::{Consequences, Tickets};
 
 use crate::config::JobSpec;
 use crate::shard::Identity;
+use keeper::NotCommitted;
 use state::{Effect, Heard, Written};
 use ticket_desk::TicketDesk;
 
@@ -371,7 +372,11 @@ impl Lead {
 
     async fn commit(self: Arc<Self>, written: &Written) {
         let Some(keeper) = &self.keeper else { return };
-        let error = keeper.commit(&self, written).await.err();
+        let error = match keeper.commit(&self, written).await {
+            Ok(()) => None,
+            Err(NotCommitted::Failed(error)) => Some(error),
+            Err(NotCommitted::Fenced(newest)) => return self.decide(|state, _| ((), state.superseded(newest))),
+        };
         let is_committed = error.is_none();
         // With the last one the job is finished, and its servers may end before anything is thrown away.
         let is_last = self.read(|state| state.cuts().is_some_and(|cuts| cuts.is_last(written.step)));

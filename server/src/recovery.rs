@@ -75,6 +75,18 @@ pub enum BeginError {
     /// Another lead was quicker.
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    /// Another lead has taken the job over.
+    #[error(
+        "the job at {location}: expected {own} to be the newest, which this lead began, found {newest}: another lead has taken over"
+    )]
+    Superseded {
+        /// Where.
+        location: String,
+        /// This lead's last.
+        own: Generation,
+        /// The newest claimed.
+        newest: Generation,
+    },
     /// Nothing can be written.
     #[error("the checkpoints at {location}: {reason}")]
     Unwritable {
@@ -103,8 +115,8 @@ pub struct Begin {
     pub incarnation: Incarnation,
     /// Take the newest checkpoint that is whole, where the newest is damaged.
     pub latest_valid: bool,
-    /// The step that was complete when the job had to go back, if it is known.
-    pub lost_at: Option<Step>,
+    /// The generation of this process that is over, and the step that was complete at its end.
+    pub before: Option<(Generation, Option<Step>)>,
 }
 
 /// Begins a job, or goes on with it.
@@ -121,24 +133,36 @@ pub async fn begin(spec: &JobSpec, begin: Begin) -> Result<Beginning, BeginError
     let claims = checkpoints.claims().await.map_err(|error| store.unreadable(error, ""))?;
     let last = claims.last();
     let changed = last.map(|claim| store.check_same_job(claim)).transpose()?.unwrap_or(false);
-    let restored = store.choose(begin.latest_valid).await?;
-    if let Some(manifest) = &restored
-        && manifest.id.step.0 > spec.job.steps
+    if let (Some((own, _)), Some(newest)) = (begin.before, last.map(|claim| claim.generation))
+        && newest != own
     {
-        return Err(BeginError::AlreadyBeyond { restored: manifest.id.step.0, steps: spec.job.steps });
+        return Err(BeginError::Superseded { location: checkpoints.location(), own, newest });
     }
-    let generation = Generation(last.map_or(0, |claim| claim.generation.0) + 1);
-    let from_step = restored.as_ref().map_or(Step(1), |manifest| manifest.id.step.next());
-    let claim = Claim {
-        generation,
-        claimant: format!("{:016x}", begin.incarnation.0),
-        job: last.map_or_else(new_job, |claim| claim.job.clone()),
-        continues: restored.as_ref().map(|manifest| manifest.id),
-        spec_toml: spec.to_toml(),
-        from_step,
+    let mut restored = store.choose(begin.latest_valid).await?;
+    let mut generation = last.map_or(Generation(1), |claim| claim.generation.next());
+    let claim = loop {
+        if let Some(manifest) = restored.as_ref().filter(|manifest| manifest.id.step.0 > spec.job.steps) {
+            return Err(BeginError::AlreadyBeyond { restored: manifest.id.step.0, steps: spec.job.steps });
+        }
+        let claim = Claim {
+            generation,
+            claimant: format!("{:016x}", begin.incarnation.0),
+            job: last.map_or_else(new_job, |claim| claim.job.clone()),
+            continues: restored.as_ref().map(|manifest| manifest.id),
+            spec_toml: spec.to_toml(),
+            from_step: restored.as_ref().map_or(Step(1), |manifest| manifest.id.step.next()),
+        };
+        checkpoints.claim(&claim).await?;
+        fault_point::reach(FaultPoint::Claimed);
+        match store.committed_meanwhile(last, claim.continues).await? {
+            Some(later) if !begin.latest_valid => {
+                let manifest = checkpoints.manifest(later).await.map_err(|error| store.unreadable(error, ""))?;
+                (restored, generation) = (Some(manifest), generation.next());
+            }
+            _ => break claim,
+        }
     };
-    checkpoints.claim(&claim).await?;
-    fault_point::reach(FaultPoint::Claimed);
+    let generation = claim.generation;
     let nonce = format!("{:016x}", rand::rng().random::<u64>());
     let unwritable = |reason: String| BeginError::Unwritable { location: checkpoints.location(), reason };
     checkpoints.write_nonce(&nonce).await.map_err(|error| unwritable(error.to_string()))?;
@@ -147,7 +171,8 @@ pub async fn begin(spec: &JobSpec, begin: Begin) -> Result<Beginning, BeginError
         None => info!(%generation, location = checkpoints.location(), "the job's checkpoints begin"),
     }
     let revisions = revisions(restored.as_ref(), changed, &claim);
-    let keeper = keeper(&checkpoints, section, nonce, revisions, restored.as_ref(), begin.lost_at);
+    let keeper =
+        keeper(&checkpoints, section, nonce, revisions, restored.as_ref(), begin.before.and_then(|(_, step)| step));
     Ok(Beginning { job: claim.job, generation, keeper: Some(keeper) })
 }
 
@@ -211,6 +236,19 @@ impl Stored<'_> {
         Ok(stored.trains_otherwise(self.spec))
     }
 
+    /// A checkpoint that the lead of `last` committed after the one to continue was chosen, and before the claim that
+    /// would undo it: it may have told its servers that the step is durable.
+    async fn committed_meanwhile(
+        &self,
+        last: Option<&Claim>,
+        continues: Option<CheckpointId>,
+    ) -> Result<Option<CheckpointId>, BeginError> {
+        let Some(last) = last else { return Ok(None) };
+        let listed = self.checkpoints.list().await.map_err(|error| self.unreadable(error, ""))?;
+        let of_last = listed.iter().map(|listed| listed.id).filter(|id| id.generation == last.generation);
+        Ok(of_last.max().filter(|newest| Some(*newest) > continues))
+    }
+
     /// The checkpoint to go on from: the newest of the surviving history.
     async fn choose(&self, latest_valid: bool) -> Result<Option<CheckpointManifest>, BeginError> {
         let hint = "; --latest-valid goes on from the newest one that is whole";
@@ -233,5 +271,122 @@ impl Stored<'_> {
             }
         }
         Err(BeginError::NoneValid { location: self.checkpoints.location(), found })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use halflife_checkpoint::{Array, ArrayDtype, BlockContents, FORMAT_VERSION, ScheduleState, WEIGHTS};
+    use halflife_proto::blocks::BlockId;
+    use halflife_proto::ids::{ServerIndex, TensorIndex};
+    use halflife_proto::manifest::{Manifest, Tensor};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn spec(directory: &TempDir, more: &str) -> JobSpec {
+        let text = format!(
+            "[job]\nname = \"j\"\nsteps = 100\n[checkpoint]\nlocation = {:?}\nevery = 10\n[optimizer]\nlr = 0.1\n{more}",
+            directory.path()
+        );
+        JobSpec::parse("a job", &text, &[]).unwrap()
+    }
+
+    fn store(directory: &TempDir) -> Checkpoints {
+        Checkpoints::open(directory.path().to_str().unwrap(), Path::new("/")).unwrap()
+    }
+
+    /// Begins as the process `number`.
+    async fn begin_as(number: u64, spec: &JobSpec, before: Option<(u64, u64)>) -> Result<Beginning, BeginError> {
+        let before = before.map(|(generation, step)| (Generation(generation), Some(Step(step))));
+        begin(spec, Begin { incarnation: Incarnation(number), latest_valid: false, before }).await
+    }
+
+    async fn commit(checkpoints: &Checkpoints, spec: &JobSpec, step: u64, generation: u64) {
+        let (id, job) = (CheckpointId { step: Step(step), generation: Generation(generation) }, JobId("j".to_owned()));
+        let model = Manifest::new(vec![Tensor::trainable("w", &[2])]).unwrap();
+        let block = BlockId { tensor: TensorIndex(0), index: 0 };
+        let data = Bytes::from_static(&[0; 8]);
+        let arrays = vec![Array { name: WEIGHTS.to_owned(), dtype: ArrayDtype::F32, data }];
+        let contents = BlockContents { block, tensor: "w".to_owned(), updates: step, arrays };
+        let files = vec![checkpoints.write_blocks(id, ServerIndex(0), &job, vec![contents]).await.unwrap()];
+        let digests = checkpoints.digests(id, &model, 4, &files).await.unwrap();
+        let manifest = CheckpointManifest {
+            format_version: FORMAT_VERSION,
+            id,
+            job,
+            mode: "sync".to_owned(),
+            spec_toml: spec.to_toml(),
+            revisions: vec![SpecRevision { from_step: Step(1), spec_toml: spec.to_toml() }],
+            model,
+            block_elements: 4,
+            files,
+            weights_digest: digests.weights,
+            state_digest: digests.state,
+            ledger: Vec::new(),
+            schedule: ScheduleState { next_step: Step(step + 1), lr: 0.1, decay: 0.0 },
+            counters: BTreeMap::new(),
+        };
+        checkpoints.commit(&manifest).await.unwrap();
+    }
+
+    fn restored(beginning: &Beginning) -> Option<u64> {
+        beginning.keeper.as_ref().and_then(Keeper::restored).map(|name| name.step.0)
+    }
+
+    #[tokio::test]
+    async fn each_beginning_is_a_generation_that_goes_on_from_the_newest_checkpoint() {
+        let directory = TempDir::new().unwrap();
+        let spec = spec(&directory, "");
+        let first = begin_as(1, &spec, None).await.unwrap();
+        assert_eq!((first.generation, restored(&first)), (Generation(1), None));
+        let second = begin_as(2, &spec, None).await.unwrap();
+        assert_eq!((second.generation, restored(&second), &second.job), (Generation(2), None, &first.job));
+        commit(&store(&directory), &spec, 10, 2).await;
+        let third = begin_as(3, &spec, Some((2, 17))).await.unwrap();
+        assert_eq!((third.generation, restored(&third)), (Generation(3), Some(10)));
+    }
+
+    #[tokio::test]
+    async fn a_lead_whose_job_another_has_taken_over_does_not_take_it_back() {
+        let directory = TempDir::new().unwrap();
+        let spec = spec(&directory, "");
+        begin_as(1, &spec, None).await.unwrap();
+        begin_as(2, &spec, None).await.unwrap();
+        let refused = begin_as(1, &spec, Some((1, 3))).await.unwrap_err();
+        assert!(matches!(refused, BeginError::Superseded { newest: Generation(2), .. }), "{refused}");
+        assert_eq!(store(&directory).claims().await.unwrap().len(), 2, "nothing is claimed");
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_that_came_between_choosing_and_claiming_is_gone_on_from() {
+        let directory = TempDir::new().unwrap();
+        let spec = spec(&directory, "");
+        begin_as(1, &spec, None).await.unwrap();
+        let checkpoints = store(&directory);
+        let claims = checkpoints.claims().await.unwrap();
+        let found = Stored { checkpoints: &checkpoints, spec: &spec };
+        assert_eq!(found.committed_meanwhile(claims.last(), None).await.unwrap(), None);
+        commit(&checkpoints, &spec, 10, 1).await;
+        let later = CheckpointId { step: Step(10), generation: Generation(1) };
+        assert_eq!(found.committed_meanwhile(claims.last(), None).await.unwrap(), Some(later));
+        assert_eq!(found.committed_meanwhile(claims.last(), Some(later)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_job_file_that_does_not_go_with_what_is_stored_is_refused() {
+        let directory = TempDir::new().unwrap();
+        let stored = spec(&directory, "");
+        begin_as(1, &stored, None).await.unwrap();
+        let refused = begin_as(2, &spec(&directory, "betas = [0.5, 0.9]"), None).await.unwrap_err().to_string();
+        assert!(refused.contains("found {betas = [0.5, 0.9]}"), "{refused}");
+        commit(&store(&directory), &stored, 50, 1).await;
+        let mut shorter = stored.clone();
+        shorter.job.steps = 40;
+        let refused = begin_as(3, &shorter, None).await.unwrap_err().to_string();
+        assert!(refused.contains("expected at least 50"), "{refused}");
     }
 }

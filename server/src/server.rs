@@ -281,7 +281,7 @@ impl RunningServer {
             }
             let lost_at = self.end_generation();
             self.life = tokio::select! {
-                life = self.ground.live(lost_at) => life?,
+                life = self.ground.live(Some((self.life.generation, lost_at))) => life?,
                 () = &mut asked_to_stop => {
                     self.hang_up().await;
                     return Ok(ServerEnd::Stopped { step: lost_at, steps: Some(self.life.steps) });

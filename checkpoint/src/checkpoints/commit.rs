@@ -71,28 +71,36 @@ impl Checkpoints {
     }
 
     /// Commits a checkpoint whose files are all written; from then on it exists. Looks at every file
-    /// first, but not at every byte. Committing the same manifest again succeeds.
+    /// first, but not at every byte. Committing the same manifest again succeeds. When this has succeeded, whoever
+    /// claims a generation finds the checkpoint there.
     ///
     /// # Errors
     /// [`CommitError::Fenced`] when a newer generation has been claimed, [`CommitError::Conflict`] when
-    /// another manifest is there. After [`CommitError::Store`] it may be committed all the same.
+    /// another manifest is there. After [`CommitError::Store`] and [`CommitError::Fenced`] it may be committed all the same.
     pub async fn commit(&self, manifest: &CheckpointManifest) -> Result<(), CommitError> {
         let id = manifest.id;
-        // No lock: a claim may come right after this look. History then decides; this only spares the
-        // common case a commit that nobody will ever restore.
-        match self.newest_generation().await? {
-            Some(newest) if newest > id.generation => return Err(CommitError::Fenced { id, newest }),
-            _ => {}
-        }
+        // No lock: a claim may come right after this look. It only spares the common case a commit that nobody will
+        // ever restore.
+        self.check_not_fenced(id).await?;
         let found = self.digests_of(&Expected::of(manifest), &manifest.files).await?;
         check(manifest, found)?;
         let path = paths::manifest(id);
         let file = Bytes::from(guarded::write("manifest", manifest));
-        let Err(error) = self.store.create(&path, file.clone()).await else { return Ok(()) };
-        match self.store.read(&path).await {
-            Ok(committed) if committed == file => Ok(()),
-            Ok(_) => Err(CommitError::Conflict { id }),
-            Err(_) => Err(error.into()),
+        if let Err(error) = self.store.create(&path, file.clone()).await {
+            match self.store.read(&path).await {
+                Ok(committed) if committed == file => {}
+                Ok(_) => return Err(CommitError::Conflict { id }),
+                Err(_) => return Err(error.into()),
+            }
+        }
+        // A claim that came in between may not have seen it. One that comes from here on does.
+        self.check_not_fenced(id).await
+    }
+
+    async fn check_not_fenced(&self, id: CheckpointId) -> Result<(), CommitError> {
+        match self.newest_generation().await? {
+            Some(newest) if newest > id.generation => Err(CommitError::Fenced { id, newest }),
+            _ => Ok(()),
         }
     }
 }

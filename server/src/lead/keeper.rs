@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use halflife_checkpoint::{
-    CheckpointId, CheckpointManifest, Checkpoints, FORMAT_VERSION, FileRecord, GroupLedger, Retention, ScheduleState,
-    SpecRevision,
+    CheckpointId, CheckpointManifest, Checkpoints, CommitError, FORMAT_VERSION, FileRecord, GroupLedger, Retention,
+    ScheduleState, SpecRevision,
 };
 use halflife_optim::{DecayLedger, Optimizer, TensorRule};
 use halflife_proto::fault_point::{self, FaultPoint};
-use halflife_proto::ids::{ServerIndex, Step};
+use halflife_proto::ids::{Generation, ServerIndex, Step};
 use halflife_proto::membership::{CheckpointName, SavedFile};
 use tracing::{info, warn};
 
@@ -25,6 +25,15 @@ pub const UNDONE: &str = "undone_steps";
 
 /// Group that stands for the tensors of none, in the ledger.
 pub(crate) const NO_GROUP: &str = "";
+
+/// Why a checkpoint is none.
+#[derive(Clone, Debug)]
+pub(super) enum NotCommitted {
+    /// Another lead has begun this later generation: this one's is over.
+    Fenced(Generation),
+    /// Something else; the next may succeed.
+    Failed(String),
+}
 
 /// The lead's hand on the checkpoint store.
 #[derive(Debug)]
@@ -78,14 +87,16 @@ impl Keeper {
     /// Commits the checkpoint whose parts the servers have written.
     ///
     /// # Errors
-    /// What a person should know of why it is not one.
-    pub(super) async fn commit(&self, lead: &Lead, written: &Written) -> Result<(), String> {
+    /// [`NotCommitted`], with what a person should know.
+    pub(super) async fn commit(&self, lead: &Lead, written: &Written) -> Result<(), NotCommitted> {
         let Written { step, ref files, tickets } = *written;
         let id = CheckpointId { step, generation: lead.identity().generation };
-        let (model, placement) = lead.read(|state| state.model().cloned()).ok_or("the job has no model")?;
+        let (model, placement) = lead
+            .read(|state| state.model().cloned())
+            .ok_or_else(|| NotCommitted::Failed("the job has no model".to_owned()))?;
         let files: Vec<FileRecord> = files.iter().map(|(server, file)| record(*server, *file)).collect();
         let digests = self.checkpoints.digests(id, &model, placement.block_elements(), &files).await;
-        let digests = digests.map_err(|error| error.to_string())?;
+        let digests = digests.map_err(|error| NotCommitted::Failed(error.to_string()))?;
         let manifest = CheckpointManifest {
             format_version: FORMAT_VERSION,
             id,
@@ -103,7 +114,10 @@ impl Keeper {
             counters: self.counters(tickets),
         };
         fault_point::reach(FaultPoint::BeforeManifest);
-        self.checkpoints.commit(&manifest).await.map_err(|error| error.to_string())?;
+        self.checkpoints.commit(&manifest).await.map_err(|error| match error {
+            CommitError::Fenced { newest, .. } => NotCommitted::Fenced(newest),
+            error => NotCommitted::Failed(error.to_string()),
+        })?;
         fault_point::reach(FaultPoint::AfterManifest);
         info!(%id, "a checkpoint is committed");
         Ok(())

@@ -47,6 +47,7 @@ pub(super) struct Ground {
 pub(super) struct Life {
     pub(super) node: JoinHandle<NodeEnd>,
     pub(super) lead: Option<Arc<Lead>>,
+    pub(super) generation: Generation,
     pub(super) steps: Step,
     /// Whether the job goes on after this generation.
     pub(super) has_checkpoints: bool,
@@ -61,17 +62,24 @@ pub(super) enum LifeEnd {
 }
 
 impl Ground {
-    /// Takes part in the job's next generation. `lost_at`: the step that was complete at the end of the one before.
-    pub(super) async fn live(&self, lost_at: Option<Step>) -> Result<Life, ServerError> {
+    /// Takes part in the job's next generation. `before`: the one that is over, and the step that was complete at its end.
+    pub(super) async fn live(&self, before: Option<(Generation, Option<Step>)>) -> Result<Life, ServerError> {
         match &self.part {
-            Part::Lead { spec, latest_valid } => self.lead(spec, *latest_valid, lost_at).await,
+            Part::Lead { spec, latest_valid } => self.lead(spec, *latest_valid, before).await,
             Part::Follower { lead, expected } => self.follow(lead, expected.as_deref()).await,
         }
     }
 
-    async fn lead(&self, spec: &JobSpec, latest_valid: bool, lost_at: Option<Step>) -> Result<Life, ServerError> {
+    async fn lead(
+        &self,
+        spec: &JobSpec,
+        latest_valid: bool,
+        before: Option<(Generation, Option<Step>)>,
+    ) -> Result<Life, ServerError> {
         let incarnation = Incarnation(rand::rng().random());
-        let begin = recovery::Begin { incarnation, latest_valid, lost_at };
+        // Told once: what is damaged later is another matter.
+        let latest_valid = latest_valid && before.is_none();
+        let begin = recovery::Begin { incarnation, latest_valid, before };
         let Beginning { job, generation, keeper } = recovery::begin(spec, begin).await.map_err(Box::new)?;
         let is_new = keeper.as_ref().is_none_or(|keeper| keeper.restored().is_none());
         let initial_weights = spec.job.init_from.as_deref().filter(|_| is_new);
@@ -141,8 +149,9 @@ impl Ground {
         let checkpoints = checkpoints.map_err(|error| Box::new(BeginError::from(error)))?;
         let (steps, has_checkpoints) = (Step(spec.job.steps), checkpoints.is_some());
         let (place, compute) = (self.place.clone(), self.compute.clone());
+        let generation = identity.generation;
         let node = Node { identity, spec, place, compute, checkpoints };
-        Ok(Life { node: tokio::spawn(node.run(orders, reports)), lead, steps, has_checkpoints, tasks })
+        Ok(Life { node: tokio::spawn(node.run(orders, reports)), lead, generation, steps, has_checkpoints, tasks })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use halflife_proto::ids::{ServerIndex, Step};
+use halflife_proto::ids::{Generation, ServerIndex, Step};
 use halflife_proto::manifest::Manifest;
 use halflife_proto::membership::{CheckpointPlan, Order, SavedFile};
 use halflife_proto::refusal::{Refusal, RefusalCause};
@@ -202,6 +202,11 @@ impl LeadState {
         }
         self.recovering = Some(why.clone());
         vec![Effect::Recover(why)]
+    }
+
+    /// Another lead has begun this later generation: this one's is over.
+    pub fn superseded(&mut self, by: Generation) -> Vec<Effect> {
+        self.recover(format!("another lead has begun {by}"))
     }
 
     /// What is known of checkpoints, in a job that keeps them.
