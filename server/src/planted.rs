@@ -47,7 +47,7 @@ pub enum Bug {
     /// A block sets its state aside one version too late.
     CutTooLate,
     /// What is set aside has the planes as they are when it is written, not as they were.
-    #[cfg_attr(not(feature = "simulation"), allow(dead_code, reason = "only what looks from outside can copy late"))]
+    #[cfg_attr(not(feature = "planted-bugs"), allow(dead_code, reason = "only what looks from outside can copy late"))]
     PlanesNotCopied,
     /// A checkpoint is committed when one server's part is missing.
     CommittedBeforeAllSaved,
