@@ -59,7 +59,7 @@ impl Request {
         };
         if let Some(newest) = kept.newest.filter(|newest| newest.step >= step) {
             let name = format!("{:012}-g{:08}", newest.step, newest.generation);
-            return Ok(Some(format!("checkpoint {name} is committed, {} ms after its order", kept.took_ms)));
+            return Ok(Some(format!("checkpoint {name} is committed; writing it took {} ms", kept.took_ms)));
         }
         // One given up may have been another, under way before; then this one is ordered by now.
         if kept.failed > self.failed && kept.under_way.is_none_or(|under_way| under_way < step) {

@@ -48,7 +48,7 @@ pub struct Told {
     pub failed: u64,
     /// Why the last one was given up; empty after one that was not.
     pub error: String,
-    /// From the order to the commit of the newest.
+    /// From the moment when every server had set its state aside to the commit, for the newest.
     pub took: Duration,
     /// How long no ticket was given for the newest.
     pub pause: Duration,
@@ -57,7 +57,8 @@ pub struct Told {
 #[derive(Clone, Debug)]
 struct UnderWay {
     step: Step,
-    ordered_at: Duration,
+    /// When it was ordered; later, when every server had set its state aside.
+    since: Duration,
     requested: bool,
     /// Times it had to move to a later step.
     moved: u32,
@@ -66,9 +67,9 @@ struct UnderWay {
 }
 
 impl UnderWay {
-    fn new(step: Step, ordered_at: Duration, requested: bool) -> UnderWay {
+    fn new(step: Step, since: Duration, requested: bool) -> UnderWay {
         let (taken, saved) = (BTreeSet::new(), BTreeMap::new());
-        UnderWay { step, ordered_at, requested, moved: 0, taken, saved }
+        UnderWay { step, since, requested, moved: 0, taken, saved }
     }
 }
 
@@ -216,6 +217,7 @@ impl Cuts {
         if !under_way.taken.insert(server) || under_way.taken.len() < enough {
             return false;
         }
+        under_way.since = now;
         if let Some(paused_at) = self.paused_at.take() {
             self.told.pause = now.saturating_sub(paused_at);
         }
@@ -251,7 +253,7 @@ impl Cuts {
                 self.durable = Some(step);
                 self.told.committed += 1;
                 self.told.error.clear();
-                self.told.took = now.saturating_sub(under_way.ordered_at);
+                self.told.took = now.saturating_sub(under_way.since);
             }
             Some(error) => {
                 self.told.failed += 1;
