@@ -162,7 +162,7 @@ impl Trainer {
     pub async fn join(url: &str, options: TrainOptions) -> Result<Trainer, TrainError> {
         let TrainOptions { client, evaluate, delay } = options;
         let fingerprint = client.fingerprint.to_string();
-        let lead = Lead::connect(url, client.clone()).await?;
+        let mut lead = Lead::connect(url, client.clone()).await?;
         let job = lead.job().clone();
         if job.workload_toml.is_empty() {
             return Err(TrainError::NoWorkload(job.id));
@@ -174,7 +174,20 @@ impl Trainer {
         })
         .await?;
         let manifest = computation.manifest().clone();
-        let member = lead.join(manifest.clone()).await?;
+        let deadline = Instant::now() + client.give_up_after;
+        let member = loop {
+            match lead.join(manifest.clone()).await {
+                // While the data was read.
+                Err(failure @ ClientError::RolledBack(_)) if Instant::now() < deadline => {
+                    lead = Lead::connect(url, client.clone()).await?;
+                    if lead.job().id != job.id {
+                        return Err(failure.into());
+                    }
+                }
+                joined => break joined?,
+            }
+        };
+        let job = member.job().clone();
         computation.use_buffers(member.buffers().clone());
         let evaluates = match evaluate {
             Evaluate::Always => true,
