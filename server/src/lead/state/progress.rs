@@ -52,7 +52,9 @@ impl LeadState {
     pub(super) fn watch_progress(&mut self, now: Duration) -> Vec<Effect> {
         let complete = self.complete_step();
         let under_way = complete.map_or(Step::ZERO, Step::next);
-        let rests = self.finished || self.stopped.is_some() || self.hold.is_some_and(|hold| hold < under_way);
+        // Also while the first, or the last, checkpoint is made: nobody owes a step then.
+        let is_over = self.finished || self.stopped.is_some() || complete >= Some(self.settings.steps);
+        let rests = is_over || self.rest_after().is_some_and(|rest| rest < under_way);
         // With tickets nobody holds the others' steps up but as the bound says, and no slots can move.
         let nothing_to_move = self.tickets().is_some() && complete.is_some();
         if rests || nothing_to_move || self.workers.is_empty() || !self.all_placed() {

@@ -34,7 +34,9 @@ impl ProgressWatch {
             let steps = complete.map_or(0, |step| step.0) - known.map_or(0, |step| step.0);
             // The step before the initialization is none.
             if known.is_some() && steps > 0 {
-                self.times.push_back(waited.div_f64(steps as f64));
+                // Each step counts: many pass between two looks, and one that was held up must not weigh as much as they.
+                let kept = steps.min(TIMES_KEPT as u64) as usize;
+                self.times.extend(std::iter::repeat_n(waited.div_f64(steps as f64), kept));
                 self.times.drain(..self.times.len().saturating_sub(TIMES_KEPT));
             }
             self.since = Some((complete, now));
@@ -55,7 +57,8 @@ impl ProgressWatch {
     fn patience(&self, lease: Duration) -> Duration {
         let mut times: Vec<Duration> = self.times.iter().copied().collect();
         times.sort_unstable();
-        times.get(times.len() / 2).map_or(lease, |median| lease.max(*median * MEDIANS))
+        // Of an even number the lower of the two: a step that was held up is no measure of the others.
+        times.get(times.len().saturating_sub(1) / 2).map_or(lease, |median| lease.max(*median * MEDIANS))
     }
 }
 
@@ -100,6 +103,18 @@ mod tests {
             (49, Some(2), false),
             (51, Some(2), true),
         ]);
+    }
+
+    #[test]
+    fn a_step_that_was_held_up_is_no_measure_of_the_others() {
+        play(&[
+            (0, Some(0), false),
+            (1, Some(2), false),
+            (31, Some(3), false),
+            (36, Some(3), false),
+            (37, Some(3), true),
+        ]);
+        play(&[(0, Some(0), false), (1, Some(1), false), (31, Some(2), false), (37, Some(2), true)]);
     }
 
     #[test]

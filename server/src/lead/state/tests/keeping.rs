@@ -78,6 +78,25 @@ fn nobody_computes_before_step_0_is_durable_and_then_the_next_is_ordered() {
 }
 
 #[test]
+fn nobody_is_taken_for_slow_while_the_first_or_the_last_checkpoint_is_made() {
+    let mut state = begun();
+    let beat = |state: &mut LeadState, second, step| {
+        state.heartbeat(at(second), Incarnation(1), Step(step), Vec::new(), true).unwrap();
+        state.tick(at(second))
+    };
+    complete_everywhere(&mut state, 0);
+    for second in 1..20 {
+        assert_eq!(beat(&mut state, second, 1), []);
+    }
+    save(&mut state, 0);
+    state.checkpoint_ended(Step(0), None);
+    complete_everywhere(&mut state, 10);
+    for second in 20..40 {
+        assert_eq!(beat(&mut state, second, 10), []);
+    }
+}
+
+#[test]
 fn a_store_that_fails_stops_nobody() {
     let mut state = begun();
     complete_everywhere(&mut state, 0);
