@@ -13,25 +13,4 @@ pub enum Bug {
     ContinuedPruned,
 }
 
-#[cfg(feature = "planted-bugs")]
-thread_local! {
-    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
-}
-
-/// Plants a bug in this thread, or takes it out.
-#[cfg(feature = "planted-bugs")]
-pub fn plant(bug: Option<Bug>) {
-    PLANTED.set(bug);
-}
-
-/// Whether a bug is planted here.
-#[cfg(feature = "planted-bugs")]
-pub(crate) fn planted(bug: Bug) -> bool {
-    PLANTED.get() == Some(bug)
-}
-
-/// Whether a bug is planted here: never.
-#[cfg(not(feature = "planted-bugs"))]
-pub(crate) const fn planted(_: Bug) -> bool {
-    false
-}
+halflife_proto::planted_bugs!(Bug);

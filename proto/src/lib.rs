@@ -7,6 +7,7 @@
 //! - [`wire`]: the only conversions between the two, and the place where what arrives is checked.
 //! - [`tensor_codec`]: tensor data of each [`dtype`] to f32 values and back.
 //! - [`fault_point`]: places where a test can end a process; nothing without the feature.
+//! - [`planted_bugs`]: how crates plant bugs in themselves, for tests that must find them; nothing without the feature.
 //! - [`strict_toml`]: reading settings so that a misspelt one is an error with a suggestion.
 //!
 //! No I/O, no state.
@@ -25,6 +26,7 @@ pub mod job;
 pub mod manifest;
 pub mod membership;
 pub mod placement;
+mod planting;
 pub mod refusal;
 pub mod slots;
 pub mod strict_toml;

@@ -501,6 +501,35 @@ mod tests {
     }
 
     #[test]
+    fn checkpoints_take_a_place_and_numbers_from_1() {
+        let with = |section: &str| {
+            let text = format!("[job]\nname = \"j\"\nsteps = 9\n[checkpoint]\n{section}\n[optimizer]\n{ADAMW}\n");
+            JobSpec::parse("a job", &text, &[])
+        };
+        for (section, expected) in [
+            (
+                "location = \"\"\nevery = 1",
+                "checkpoint.location: expected a directory or s3://bucket/prefix, found \"\"",
+            ),
+            ("location = \"ftp://a\"\nevery = 1", "checkpoint.location: expected a directory or s3://"),
+            ("location = \"a\"\nevery = 0", "checkpoint.every: expected at least 1 step, found 0"),
+            ("location = \"a\"\nevery = 1\nkeep_last = 0", "checkpoint.keep_last: expected at least 1, found 0"),
+            ("location = \"a\"\nevery = 1\nkeep_every = 0", "checkpoint.keep_every: expected at least 1 step, found 0"),
+            ("location = \"a\"", "missing field `every`"),
+            ("location = \"a\"\nevry = 1", "every"),
+        ] {
+            let error = with(section).unwrap_err().to_string();
+            assert!(error.contains(expected), "{section}: {error}");
+        }
+        for section in
+            ["location = \"a\"\nevery = 1", "location = \"s3://b/c\"\nevery = 2\nkeep_last = 1\nkeep_every = 4"]
+        {
+            let spec = with(section).unwrap();
+            assert_eq!(JobSpec::parse("again", &spec.to_toml(), &[]).unwrap(), spec, "{section}");
+        }
+    }
+
+    #[test]
     fn what_needs_norms_over_more_than_a_block_is_refused_where_pushes_are_applied_by_block() {
         let clip = "algorithm = \"adam\"\nlr = 0.1\ngradient = [{ op = \"clip_global_norm\", max_norm = 1.0, form = \"optax\" }]";
         for (optimizer, found) in [

@@ -85,8 +85,8 @@ pub struct Lead {
     optimizer: Optimizer,
     initial_weights: Option<Arc<InitialWeights>>,
     keeper: Option<Keeper>,
-    /// Why this lead's generation is over, once it is.
-    over: watch::Sender<Option<String>>,
+    /// Whether this lead's generation is over.
+    over: watch::Sender<bool>,
     started: Instant,
     inner: Mutex<Inner>,
     /// Changes whenever the state may have; for whoever waits for a phase.
@@ -135,7 +135,7 @@ impl Lead {
             spec,
             initial_weights: initial_weights.map(Arc::new),
             keeper,
-            over: watch::Sender::new(None),
+            over: watch::Sender::new(false),
             started: Instant::now(),
             inner: Mutex::new(inner),
             changed: watch::Sender::new(()),
@@ -149,16 +149,10 @@ impl Lead {
         &self.identity
     }
 
-    /// Resolves once this generation is over, to the reason; [`Lead::dissolve`] then lets its servers go.
-    pub async fn is_over(&self) -> String {
-        let mut over = self.over.subscribe();
-        loop {
-            if let Some(why) = over.borrow_and_update().clone() {
-                return why;
-            }
-            // The sender lives as long as `self`.
-            drop(over.changed().await);
-        }
+    /// Resolves once this generation is over; [`Lead::dissolve`] then lets its servers go.
+    pub async fn is_over(&self) {
+        // The sender lives as long as `self`.
+        drop(self.over.subscribe().wait_for(|over| *over).await);
     }
 
     /// Lets go of every server: each loses its link, and comes back to whoever leads then.
@@ -362,8 +356,8 @@ impl Lead {
                 tokio::spawn(async move { lead.commit(&written).await });
             }
             Effect::Recover(why) => {
-                warn!("{why}: the job goes back to its last checkpoint");
-                self.over.send_replace(Some(why));
+                warn!("{why}: this generation of the job is over");
+                self.over.send_replace(true);
             }
             Effect::TicketReady(worker) => self.tickets.call(worker),
             Effect::Warn(message) => warn!("{message}"),

@@ -76,7 +76,7 @@ struct Arguments {
     #[arg(long, value_name = "BYTES", default_value = "0", value_parser = parse_bytes, env = "HALFLIFE_MEMORY_MAX")]
     memory_max: u64,
     /// Where the newest checkpoint is damaged, go on from the newest one that is whole.
-    #[arg(long, requires = "config")]
+    #[arg(long, requires = "config", conflicts_with = "lead")]
     latest_valid: bool,
     /// How long a follower tries to reach its lead, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]

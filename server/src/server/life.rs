@@ -168,7 +168,7 @@ impl Life {
     pub(super) async fn end(&mut self) -> LifeEnd {
         let over = async {
             match &self.lead {
-                Some(lead) => drop(lead.is_over().await),
+                Some(lead) => lead.is_over().await,
                 None => std::future::pending().await,
             }
         };
