@@ -53,6 +53,24 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+/// Why something cannot be stored.
+#[derive(Debug, Error)]
+pub enum RoomError {
+    /// There is no room for it.
+    #[error("expected {needed} bytes free at {location}, found {free}")]
+    Full {
+        /// Bytes to be written.
+        needed: u64,
+        /// The store.
+        location: String,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 impl Checkpoints {
     /// The checkpoints at `location`: a directory, relative to `base_dir` unless absolute and made when
     /// missing, or `s3://bucket/prefix` with endpoint, region and credentials from the usual `AWS_*`
@@ -90,11 +108,14 @@ impl Checkpoints {
         self.store.location()
     }
 
-    /// Bytes that still fit; `None` for object stores.
+    /// Makes sure that so many bytes still fit. Object stores say so only by failing.
     ///
     /// # Errors
-    /// [`StoreError::Failed`].
-    pub async fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
-        self.store.free_bytes().await
+    /// [`RoomError`].
+    pub async fn check_room(&self, needed: u64) -> Result<(), RoomError> {
+        match self.store.free_bytes().await? {
+            Some(free) if free < needed => Err(RoomError::Full { needed, location: self.location(), free }),
+            _ => Ok(()),
+        }
     }
 }

@@ -37,7 +37,7 @@ mod paths;
 
 pub use checkpoints::{
     Checkpoints, ClaimError, CommitError, Differing, Digests, Listed, NonceError, OpenError, PruneError, Pruned,
-    ReadError, Verified, WriteError,
+    ReadError, RoomError, Verified, WriteError,
 };
 pub use claim::Claim;
 pub use contents::{Array, ArrayDtype, BlockContents, WEIGHTS};

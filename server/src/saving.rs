@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use halflife_checkpoint::{Array, ArrayDtype, BlockContents, CheckpointId, Checkpoints, ReadError, WEIGHTS};
+use halflife_checkpoint::{
+    Array, ArrayDtype, BlockContents, CheckpointId, Checkpoints, ReadError, RoomError, WEIGHTS, WriteError,
+};
 use halflife_optim::{Plane, PlaneSpec};
 use halflife_proto::fault_point::{self, FaultPoint};
 use halflife_proto::ids::{JobId, ServerIndex, Step};
@@ -24,21 +26,11 @@ const READ_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, Error)]
 pub(crate) enum SaveError {
     /// The store has no room.
-    #[error("expected {needed} bytes free at {location}, found {free}")]
-    NoRoom {
-        /// Bytes to be written.
-        needed: u64,
-        /// The store.
-        location: String,
-        /// Bytes that are free.
-        free: u64,
-    },
-    /// The store says whether it has room by failing.
     #[error(transparent)]
-    Store(#[from] halflife_checkpoint::store::StoreError),
+    Room(#[from] RoomError),
     /// It could not be written.
     #[error(transparent)]
-    Write(#[from] halflife_checkpoint::WriteError),
+    Write(#[from] WriteError),
 }
 
 /// Names a checkpoint as the store does.
@@ -58,10 +50,7 @@ pub(crate) async fn save(
     let specs = shard.plane_specs();
     let contents: Vec<BlockContents> =
         cut.blocks.into_iter().map(|captured| contents_of(captured, shard.manifest(), specs)).collect();
-    let needed = contents.iter().map(BlockContents::bytes).sum();
-    if let Some(free) = checkpoints.free_bytes().await?.filter(|free| *free < needed) {
-        return Err(SaveError::NoRoom { needed, location: checkpoints.location(), free });
-    }
+    checkpoints.check_room(contents.iter().map(BlockContents::bytes).sum()).await?;
     let record = checkpoints.write_blocks(id_of(name), server, job, contents).await?;
     Ok(SavedFile {
         bytes: record.bytes,

@@ -2,7 +2,7 @@
 
 use halflife_checkpoint::{
     CheckpointId, Checkpoints, ClaimError, CommitError, NonceError, OpenError, PruneError, ReadError, Retention,
-    WriteError,
+    RoomError, WriteError,
 };
 use halflife_proto::ids::ServerIndex;
 
@@ -212,5 +212,7 @@ async fn a_location_is_a_directory_or_a_bucket() {
         assert!(matches!(&error, OpenError::Location { found } if found == bad), "{error}");
     }
     let (_directory, local) = open();
-    assert!(local.free_bytes().await.unwrap().is_some_and(|free| free > 0));
+    local.check_room(1).await.unwrap();
+    let full = local.check_room(u64::MAX).await.unwrap_err();
+    assert!(matches!(full, RoomError::Full { needed: u64::MAX, free, .. } if free > 0), "{full}");
 }

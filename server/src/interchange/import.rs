@@ -151,10 +151,7 @@ impl Import<'_> {
     pub async fn write(&self, checkpoints: &Checkpoints, prepared: Prepared) -> Result<CheckpointId, ImportError> {
         check_free(checkpoints).await?;
         let Prepared { model, blocks, .. } = prepared;
-        let needed = blocks.iter().map(BlockContents::bytes).sum();
-        if let Some(free) = checkpoints.free_bytes().await?.filter(|free| *free < needed) {
-            return Err(ImportError::NoRoom { needed, location: checkpoints.location(), free });
-        }
+        checkpoints.check_room(blocks.iter().map(BlockContents::bytes).sum()).await?;
         let id = CheckpointId { step: self.step, generation: GENERATION };
         let claimant = format!("import-{:016x}", rand::rng().random::<u64>());
         let job = JobId(format!("{}-{:08x}", self.spec.job.name, rand::rng().random::<u32>()));

@@ -1,6 +1,6 @@
 //! Why another program's weights and moments do not become a job.
 
-use halflife_checkpoint::{ClaimError, CommitError, ReadError, WriteError, store::StoreError};
+use halflife_checkpoint::{ClaimError, CommitError, ReadError, RoomError, WriteError};
 use halflife_optim::ConfigError;
 use thiserror::Error;
 
@@ -42,21 +42,11 @@ pub enum ImportError {
         found: String,
     },
     /// The store has no room.
-    #[error("expected {needed} bytes free at {location}, found {free}")]
-    NoRoom {
-        /// Bytes to be written.
-        needed: u64,
-        /// The store.
-        location: String,
-        /// Bytes that are free.
-        free: u64,
-    },
+    #[error(transparent)]
+    Room(#[from] RoomError),
     /// The store cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// Somebody else was quicker.
     #[error(transparent)]
     Claim(#[from] ClaimError),
