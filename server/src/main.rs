@@ -78,7 +78,8 @@ struct Arguments {
     /// Where the newest checkpoint is damaged, go on from the newest one that is whole.
     #[arg(long, requires = "config", conflicts_with = "lead")]
     latest_valid: bool,
-    /// How long a follower tries to reach its lead, in seconds.
+    /// How long a follower tries to reach its lead, in seconds: at its start, and in a job with checkpoints whenever the
+    /// lead is lost.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
 }
