@@ -1,14 +1,14 @@
 //! Writing the blocks of one server.
 //!
 //! One thread hashes the blocks and copies them into aligned parts while the store writes the parts
-//! before: the slower of the two sets the pace, not their sum.
+//! before: the slower of the two sets the pace, not their sum. The thread stands back for those that train.
 
 use halflife_proto::blocks::BlockId;
 use halflife_proto::ids::{JobId, ServerIndex};
 use thiserror::Error;
 
 use super::Checkpoints;
-use crate::blocking::blocking;
+use crate::blocking::{blocking, in_background};
 use crate::contents::BlockContents;
 use crate::id::CheckpointId;
 use crate::manifest::FileRecord;
@@ -84,19 +84,17 @@ impl Checkpoints {
         let Plan { blocks, index, frame, mut record } = blocking(move || plan::plan(owner, blocks)).await?;
         let (sender, parts) = parts(self.store.part_bytes(record.bytes));
         let data_path = paths::data(id, server);
-        let uploading = self.store.upload(&data_path, record.bytes, parts);
-        let producing = blocking(move || {
+        let producing = in_background(move || {
             let index = produce::data(frame, index, blocks, sender)?;
             Ok(guarded::write("index", &index))
         });
+        let failed = |operation, source| StoreError::Failed { operation, path: data_path.clone(), source };
+        let producing = producing.map_err(|error| failed("start a thread for", error.into()))?;
+        let uploading = self.store.upload(&data_path, record.bytes, parts);
         let (uploaded, produced): (_, Result<_, StoreGone>) = tokio::join!(uploading, producing);
         // The producer fails only after the store has stopped taking parts, whose error says why.
         uploaded?;
-        let index = produced.map_err(|gone| StoreError::Failed {
-            operation: "upload",
-            path: data_path.clone(),
-            source: Box::new(gone),
-        })?;
+        let index = produced.map_err(|gone| failed("upload", gone.into()))?;
         record.index_blake3 = *blake3::hash(&index).as_bytes();
         self.store.put(&paths::index(id, server), index.into()).await?;
         Ok(record)
