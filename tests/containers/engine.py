@@ -119,12 +119,12 @@ class Container:
             raise Failed(f"{self.alias} does not end within {timeout_s} s; it said:\n{self.logs()}") from None
 
 
-def until(what, is_so, timeout_s=60):
+def until(what, is_so, timeout_s=60, pause_s=0.05):
     """Waits until `is_so()` gives something true, and gives that."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = is_so()
         if found:
             return found
-        time.sleep(0.05)
+        time.sleep(pause_s)
     raise Failed(f"never within {timeout_s} s: {what}")

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import time
 
-from engine import Failed, docker, run, until
-from job import MOUNT, check, outcome
+from engine import Failed, docker, until
+from job import MOUNT
 
 BYTES_MAX = 25_000_000
 # Told to end, a process has ended within this, and the engine has noticed.
@@ -82,15 +82,17 @@ def waiting_processes_end(engine, images):
 def ends(container, code):
     begin = time.monotonic()
     container.terminate()
-    expect(f"exit code of {container.alias}; it said {container.logs()!r}", container.wait(), code)
+    ended = container.wait()
     took = time.monotonic() - begin
+    expect(f"exit code of {container.alias}, which said {container.logs()!r}", ended, code)
     if took > END_WITHIN_S:
         raise Failed(f"{container.alias}: expected its end within {END_WITHIN_S} s of SIGTERM, took {took:.1f} s")
 
 
 def commands_end(engine, images):
     """Also what is no server ends when it is told to, as the first process of its container."""
-    lead = engine.start("healthy", images.server, "--config", "/job.toml", options=(*MOUNT, "--tmpfs", "/checkpoints:mode=1777"))
+    kept = ("--volume", f"{engine.volume()}:/checkpoints")
+    lead = engine.start("healthy", images.server, "--config", "/job.toml", options=(*kept, *MOUNT))
     until("the lead is healthy", lambda: is_healthy(lead))
     watching = engine.start("watching", images.server, "status", "--watch", "--lead", "http://healthy:7070")
     until("the status is shown", lambda: "waiting for servers" in watching.logs())
@@ -110,10 +112,11 @@ def first_processes_end(images):
     if os.geteuid() != 0 or not shutil.which("unshare"):
         print("  SKIPPED signals at the start: they need root and unshare on this host")
         return
-    command = ["unshare", "--pid", "--fork", "--kill-child", images.binary, "--listen", "127.0.0.1:0"]
+    command = ["unshare", "--pid", "--fork", "--kill-child", images.binary]
+    command += ["--listen", "127.0.0.1:0", "--lead", "http://192.0.2.1:7070"]
     for _ in range(40):
-        outside = subprocess.Popen([*command, "--lead", "http://192.0.2.1:7070"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        inside = until("the binary runs", lambda: first_process(outside.pid, images.binary), 10)
+        outside = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        inside = until("the binary runs", lambda: first_process(outside.pid, images.binary), 10, 0.0005)
         # Before that, the loader and the runtime have the process; nobody is that fast.
         time.sleep(0.002 + random.random() * 0.02)
         os.kill(inside, signal.SIGTERM)

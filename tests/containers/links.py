@@ -7,7 +7,9 @@ from engine import Failed, run
 NETEM = ("netem", "delay", "15ms", "5ms", "loss", "2%")
 # A link of 4 Mbit/s delays whatever queues before it.
 NARROW = ("tbf", "rate", "4mbit", "burst", "16kb", "latency", "200ms")
-LOSS = ("OUTPUT", "--out-interface", "eth0", "--match", "statistic", "--mode", "random", "--probability", "0.02", "--jump", "DROP")
+# What arrives is thrown away: what leaves would be refused to the sender, which knows then.
+LOSS = ("INPUT", "--in-interface", "eth0", "--match", "statistic", "--mode", "random")
+LOSS += ("--probability", "0.02", "--jump", "DROP")
 
 
 def inside(container, *command):
@@ -15,7 +17,7 @@ def inside(container, *command):
 
 
 def worsen(containers):
-    """Does what can be done to what these containers send. Gives what that is, as text; None: nothing."""
+    """Does what can be done to the links of these containers. Gives what that is, as text; None: nothing."""
     if not (shutil.which("nsenter") and shutil.which("tc")):
         return None
     try:

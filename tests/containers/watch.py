@@ -4,11 +4,13 @@ import contextlib
 import threading
 import time
 
-from engine import Failed, until
+from engine import Failed
 
 POLL_S = 0.05
 # A job is well again once it has completed so many more steps.
 STEPS_AFTER = 20
+# A job that makes no step for so long will make none.
+HANG_S = 60.0
 
 
 class Watch:
@@ -46,17 +48,24 @@ class Watch:
                 self.longest_s = max(self.longest_s, now - self.since)
 
     def steps(self, more):
-        """Waits for so many new steps."""
+        """Waits for so many new steps, however long they take: only a job that does not move at all is given up."""
         wanted = self.highest + more
-        until(f"step {wanted}, the newest is {self.highest}", lambda: self.highest >= wanted)
+        while self.highest < wanted:
+            if time.monotonic() - self.since > HANG_S:
+                raise Failed(f"expected step {wanted}, found {self.highest} and none since {HANG_S:.0f} s")
+            time.sleep(POLL_S)
 
     @contextlib.contextmanager
-    def disturbance(self, what, at_most_s):
-        """What is done inside may hold the job up for so long, until it is well again."""
+    def disturbance(self, what, at_most_s, outage=False):
+        """What is done inside may hold the job up for so long, until it is well again. An outage stops it while it lasts:
+        the time is counted from its end, since how fast an engine starts a container is not ours."""
         self.steps(STEPS_AFTER)
         with self.lock:
             self.longest_s = 0.0
+        begin = time.monotonic()
         yield
+        if outage:
+            at_most_s += time.monotonic() - begin
         self.steps(STEPS_AFTER)
         with self.lock:
             longest_s = self.longest_s
