@@ -14,7 +14,7 @@ SLACK_S = 1.5
 WORKER_S = LEASE_S + SLACK_S
 # A server that is back reads its blocks, workers join, and steps since the last checkpoint are computed again; a connection
 # that was cut is noticed, or goes on with TCP's next attempt.
-RECOVERY_S = 6.0
+RECOVERY_S = 8.0
 OUTAGE_S = 3.0
 
 
