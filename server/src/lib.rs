@@ -14,6 +14,7 @@
 //! - [`recovery`] is how a lead begins, anew or from a checkpoint; `saving` writes blocks and reads them back.
 //! - [`operator`] is how a person looks at a job and acts on it; [`checkpoint_command`] is the same for its checkpoints,
 //!   and [`interchange`] takes weights and moments to PyTorch and back.
+//! - [`healthcheck`] asks a server whether it serves; [`signals`] is how both programs are told to end.
 //! - [`config`] reads the job file; [`explain`] says what it means. `registry` is the one file that touches dashmap.
 
 pub mod allocator;
@@ -25,6 +26,7 @@ pub mod connections;
 pub mod data_service;
 pub mod explain;
 pub mod follower;
+pub mod healthcheck;
 pub mod interchange;
 pub mod io_threads;
 pub mod lead;
@@ -45,6 +47,7 @@ mod registry;
 mod saving;
 pub mod server;
 pub mod shard;
+pub mod signals;
 mod slot_tally;
 pub mod staleness;
 pub mod step_edge;

@@ -11,11 +11,12 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use halflife_server::checkpoint_command::{self, CheckpointArguments};
 use halflife_server::explain::{self, ExplainArguments};
+use halflife_server::healthcheck::{self, HealthcheckArguments, HealthcheckError};
 use halflife_server::operator::{
     self, DrainArguments, PauseArguments, ResumeArguments, StatusArguments, StopArguments, Wish,
 };
+use halflife_server::signals::{HeldSignals, Signal, first_signal};
 use halflife_server::{JobSpec, Part, ServerOptions, io_threads, start};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// A server of a halflife job.
@@ -36,6 +37,7 @@ struct CommandLine {
 enum Command {
     Checkpoint(CheckpointArguments),
     Explain(ExplainArguments),
+    Healthcheck(HealthcheckArguments),
     Status(StatusArguments),
     Pause(PauseArguments),
     Resume(ResumeArguments),
@@ -102,21 +104,24 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 fn main() -> ExitCode {
+    let held = HeldSignals::hold();
     halflife_server::allocator::keep_freed_memory();
     let line = CommandLine::parse();
     match line.command {
-        Some(Command::Checkpoint(arguments)) => on_runtime(checkpoint_command::run(arguments)),
-        Some(Command::Explain(arguments)) => explain(&arguments),
-        Some(Command::Status(arguments)) => on_runtime(operator::run(Wish::Status(arguments))),
-        Some(Command::Pause(arguments)) => on_runtime(operator::run(Wish::Pause(arguments))),
-        Some(Command::Resume(arguments)) => on_runtime(operator::run(Wish::Resume(arguments))),
-        Some(Command::Drain(arguments)) => on_runtime(operator::run(Wish::Drain(arguments))),
-        Some(Command::Stop(arguments)) => on_runtime(operator::run(Wish::Stop(arguments))),
-        None => serve(line.serve),
+        Some(Command::Checkpoint(arguments)) => on_runtime(held, checkpoint_command::run(arguments)),
+        Some(Command::Explain(arguments)) => explain(held, &arguments),
+        Some(Command::Healthcheck(arguments)) => on_runtime(held, healthcheck(arguments)),
+        Some(Command::Status(arguments)) => on_runtime(held, operator::run(Wish::Status(arguments))),
+        Some(Command::Pause(arguments)) => on_runtime(held, operator::run(Wish::Pause(arguments))),
+        Some(Command::Resume(arguments)) => on_runtime(held, operator::run(Wish::Resume(arguments))),
+        Some(Command::Drain(arguments)) => on_runtime(held, operator::run(Wish::Drain(arguments))),
+        Some(Command::Stop(arguments)) => on_runtime(held, operator::run(Wish::Stop(arguments))),
+        None => serve(held, line.serve),
     }
 }
 
-fn explain(arguments: &ExplainArguments) -> ExitCode {
+fn explain(held: HeldSignals, arguments: &ExplainArguments) -> ExitCode {
+    drop(held);
     let run = match arguments.run() {
         Ok(run) => run,
         Err(error) => return fail(&error.to_string()),
@@ -126,18 +131,50 @@ fn explain(arguments: &ExplainArguments) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn on_runtime<E: Display>(doing: impl Future<Output = Result<(), E>>) -> ExitCode {
+async fn healthcheck(arguments: HealthcheckArguments) -> Result<(), HealthcheckError> {
+    let line = healthcheck::run(arguments).await?;
+    // Standard output may be closed; the exit code still tells.
+    let _ = writeln!(std::io::stdout(), "halflife-server: {line}");
+    Ok(())
+}
+
+fn on_runtime<E: Display>(held: HeldSignals, doing: impl Future<Output = Result<(), E>>) -> ExitCode {
     let runtime = match io_threads::runtime(1) {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start the runtime: {error}")),
     };
-    match runtime.block_on(doing) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error.to_string()),
-    }
+    let code = runtime.block_on(async {
+        let asked_to_stop = match last_resort() {
+            Ok(asked_to_stop) => asked_to_stop,
+            Err(error) => return fail(&no_signals(&error)),
+        };
+        drop(held);
+        tokio::select! {
+            done = doing => done.map_or_else(|error| fail(&error.to_string()), |()| ExitCode::SUCCESS),
+            signal = asked_to_stop => ExitCode::from(signal.exit_code()),
+        }
+    });
+    // What was given up may be on its way for a while; nobody waits for it.
+    runtime.shutdown_background();
+    code
 }
 
-fn serve(arguments: Arguments) -> ExitCode {
+/// What these commands do at a signal is what any process does: end. Only the first of a container has to be made to.
+fn last_resort() -> std::io::Result<impl Future<Output = Signal>> {
+    let first = if std::process::id() == 1 { Some(first_signal()?) } else { None };
+    Ok(async move {
+        match first {
+            Some(first) => first.await,
+            None => std::future::pending().await,
+        }
+    })
+}
+
+fn no_signals(error: &std::io::Error) -> String {
+    format!("cannot listen for signals: {error}")
+}
+
+fn serve(held: HeldSignals, arguments: Arguments) -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
         .with_writer(std::io::stderr)
@@ -148,7 +185,7 @@ fn serve(arguments: Arguments) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start the runtime: {error}")),
     };
-    let code = match runtime.block_on(run(arguments)) {
+    let code = match runtime.block_on(run(held, arguments)) {
         Ok(last_line) => {
             // Standard output may be closed; there is nobody left to tell.
             let _ = writeln!(std::io::stdout(), "halflife-server: {last_line}");
@@ -166,7 +203,7 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(arguments: Arguments) -> Result<String, String> {
+async fn run(held: HeldSignals, arguments: Arguments) -> Result<String, String> {
     let Arguments {
         config,
         set,
@@ -180,7 +217,8 @@ async fn run(arguments: Arguments) -> Result<String, String> {
         latest_valid,
         patience,
     } = arguments;
-    let asked_to_stop = stop_signal().map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let asked_to_stop = first_signal().map_err(|error| no_signals(&error))?;
+    drop(held);
     let spec = config.map(|path| JobSpec::load(&path, &set)).transpose().map_err(|error| error.to_string())?;
     let spec = spec.map(Box::new);
     let part = match (lead, spec) {
@@ -193,21 +231,11 @@ async fn run(arguments: Arguments) -> Result<String, String> {
     tokio::pin!(asked_to_stop);
     let server = tokio::select! {
         server = start(options) => server.map_err(|error| error.to_string())?,
-        signal = &mut asked_to_stop => return Ok(format!("stopped by {signal} before it had joined a job")),
+        signal = &mut asked_to_stop => {
+            return Ok(format!("stopped by {} before it had joined a job", signal.name()));
+        }
     };
     let mut by = None;
     let end = server.run(async { by = Some(asked_to_stop.await) }).await.map_err(|error| error.to_string())?;
-    Ok(by.map_or_else(|| end.to_string(), |signal| format!("{end} ({signal})")))
-}
-
-/// Resolves at Ctrl-C or SIGTERM, to the signal's name.
-fn stop_signal() -> std::io::Result<impl Future<Output = &'static str>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        }
-    })
+    Ok(by.map_or_else(|| end.to_string(), |signal| format!("{end} ({})", signal.name())))
 }

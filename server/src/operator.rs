@@ -173,6 +173,14 @@ fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
+/// Where a URL leads, or why it is none.
+pub(crate) fn endpoint(url: &str) -> Result<Endpoint, String> {
+    if !url.contains("://") {
+        return Err("no scheme".to_owned());
+    }
+    Endpoint::from_shared(url.to_owned()).map_err(|error| error.to_string())
+}
+
 /// A connection to the lead.
 pub(crate) struct Connection {
     url: String,
@@ -181,11 +189,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(url: &str) -> Result<Connection, OperatorError> {
-        let bad = |reason: String| OperatorError::BadUrl { url: url.to_owned(), reason };
-        if !url.contains("://") {
-            return Err(bad("no scheme".to_owned()));
-        }
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(error.to_string()))?;
+        let endpoint = endpoint(url).map_err(|reason| OperatorError::BadUrl { url: url.to_owned(), reason })?;
         let channel = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT).connect().await.map_err(|error| {
             let reason = crate::follower::chain(&error);
             OperatorError::Unreachable { url: url.to_owned(), reason }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use halflife_server::signals::Signal;
 use halflife_worker::bench::child::Running;
 use halflife_worker::bench::controller;
 use halflife_worker::bench::settings::Settings;
@@ -14,7 +15,6 @@ use halflife_worker::bench::sweep;
 use halflife_worker::bench::wire::{Wire, WireDtype};
 use tokio::sync::watch;
 
-use crate::signals::Signal;
 use crate::{Outcome, first, stopped};
 
 /// Measures servers with a synthetic model, and verifies the weights they send.

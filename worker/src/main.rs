@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use halflife_client::ClientOptions;
+use halflife_server::signals::{HeldSignals, Signal};
 use halflife_server::{JobSpec, io_threads};
 use halflife_worker::progress::Progress;
 use halflife_worker::training::{End, Evaluate, Finished, TrainOptions, train};
@@ -23,7 +24,6 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use arguments::{Arguments, Command, Local, Outputs, Train};
-use signals::Signal;
 use summary::{Standing, Summary};
 
 /// The job of `local` without `--config`.
@@ -36,6 +36,7 @@ const END_WITHIN: Duration = Duration::from_millis(1700);
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
+    let held = HeldSignals::hold();
     halflife_server::allocator::keep_freed_memory();
     use_one_thread_per_gradient();
     let arguments = Arguments::parse();
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    let code = runtime.block_on(run(arguments)).unwrap_or_else(|error| fail(&*error));
+    let code = runtime.block_on(run(held, arguments)).unwrap_or_else(|error| fail(&*error));
     // A gradient under way would hold the process up; nobody waits for it.
     runtime.shutdown_background();
     code
@@ -73,8 +74,9 @@ fn fail(error: &dyn Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(arguments: Arguments) -> Outcome<ExitCode> {
+async fn run(held: HeldSignals, arguments: Arguments) -> Outcome<ExitCode> {
     let signal = signals::listen()?;
+    drop(held);
     match &arguments.command {
         Command::Train(train) => see_through(run_train(train, signal.clone()), &train.outputs, signal).await,
         Command::Local(local) => see_through(run_local(local, signal.clone()), &local.outputs, signal).await,

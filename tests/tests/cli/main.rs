@@ -1,6 +1,7 @@
 //! The server's command line and job files as a user meets them: what it prints, how it ends.
 
 mod checkpoints;
+mod healthcheck;
 mod interchange;
 mod operate;
 
@@ -33,14 +34,18 @@ fn fails(finished: &Finished, parts: &[&str]) {
 #[test]
 fn every_example_is_a_valid_job_and_survives_being_written() {
     let mut seen = 0;
-    for entry in fs::read_dir(root().join("deploy/examples")).expect("examples").flatten() {
+    let examples = ["deploy/examples", "deploy/compose"].map(|directory| fs::read_dir(root().join(directory)));
+    for entry in examples.into_iter().flat_map(|directory| directory.expect("examples")).flatten() {
         let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
         let spec = JobSpec::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
         let again = JobSpec::parse("written", &spec.to_toml(), &[]).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(again, spec, "{}", path.display());
         seen += 1;
     }
-    assert!(seen >= 3);
+    assert!(seen >= 5);
 }
 
 #[test]
