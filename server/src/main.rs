@@ -14,7 +14,8 @@ use halflife_server::explain::{self, ExplainArguments};
 use halflife_server::operator::{
     self, DrainArguments, PauseArguments, ResumeArguments, StatusArguments, StopArguments, Wish,
 };
-use halflife_server::{JobSpec, Part, ServerOptions, io_threads, start};
+use halflife_server::plan::{self, PlanArguments};
+use halflife_server::{JobSpec, Part, ServerOptions, byte_amount, io_threads, start};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -36,6 +37,7 @@ struct CommandLine {
 enum Command {
     Checkpoint(CheckpointArguments),
     Explain(ExplainArguments),
+    Plan(PlanArguments),
     Status(StatusArguments),
     Pause(PauseArguments),
     Resume(ResumeArguments),
@@ -73,7 +75,7 @@ struct Arguments {
     io_threads: usize,
     /// Bytes this server may use, such as 8G (K, M, G: powers of 1,024). A model or a worker that might take more is
     /// refused when it joins. 0: no bound.
-    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = parse_bytes, env = "HALFLIFE_MEMORY_MAX")]
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = byte_amount::parse, env = "HALFLIFE_MEMORY_MAX")]
     memory_max: u64,
     /// Where the newest checkpoint is damaged, go on from the newest one that is whole.
     #[arg(long, requires = "config", conflicts_with = "lead")]
@@ -84,29 +86,13 @@ struct Arguments {
     patience: u64,
 }
 
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let expected = || format!("expected a number of bytes such as 8G or 500M, found {text:?}");
-    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
-        Some(at) => text.split_at(at),
-        None => (text, ""),
-    };
-    let shift = match unit {
-        "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        _ => return Err(expected()),
-    };
-    let number: u64 = digits.parse().map_err(|_| expected())?;
-    number.checked_mul(1 << shift).ok_or_else(expected)
-}
-
 fn main() -> ExitCode {
     halflife_server::allocator::keep_freed_memory();
     let line = CommandLine::parse();
     match line.command {
         Some(Command::Checkpoint(arguments)) => on_runtime(checkpoint_command::run(arguments)),
         Some(Command::Explain(arguments)) => explain(&arguments),
+        Some(Command::Plan(arguments)) => plan(&arguments),
         Some(Command::Status(arguments)) => on_runtime(operator::run(Wish::Status(arguments))),
         Some(Command::Pause(arguments)) => on_runtime(operator::run(Wish::Pause(arguments))),
         Some(Command::Resume(arguments)) => on_runtime(operator::run(Wish::Resume(arguments))),
@@ -124,6 +110,16 @@ fn explain(arguments: &ExplainArguments) -> ExitCode {
     // Standard output may be closed, as by `| head`; there is nobody left to tell.
     let _ = std::io::stdout().write_all(explain::explain(&run).as_bytes());
     ExitCode::SUCCESS
+}
+
+fn plan(arguments: &PlanArguments) -> ExitCode {
+    match plan::run(arguments) {
+        Ok(text) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error.to_string()),
+    }
 }
 
 fn on_runtime<E: Display>(doing: impl Future<Output = Result<(), E>>) -> ExitCode {
