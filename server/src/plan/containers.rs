@@ -27,7 +27,7 @@ pub struct Resources {
 pub struct Containers {
     /// Each server.
     pub server: Resources,
-    /// Each worker, without what its model needs beyond weights and gradients.
+    /// Each worker, without its data and activations.
     pub worker: Resources,
 }
 

@@ -4,7 +4,7 @@ use halflife_proto::tensor_codec::Dtype;
 use halflife_proto::{HTTP2_SEND_BYTES, HTTP2_WINDOW_BYTES};
 use serde::Serialize;
 
-use super::constants::{GRADIENT_ARENAS, PROGRAM_BYTES, SAVING_BYTES, WEIGHT_ARENAS};
+use super::constants::{GRADIENT_ARENAS, MODEL_ARENAS, PROGRAM_BYTES, SAVING_BYTES, WEIGHT_ARENAS};
 use super::question::{Question, wire_bytes};
 use crate::lead::demand;
 
@@ -53,7 +53,7 @@ impl ServerMemory {
     }
 }
 
-/// Of a worker, in bytes, without what its model computes with.
+/// Of a worker, in bytes, without its data and activations.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WorkerMemory {
     /// Versions of the weights.
@@ -62,9 +62,11 @@ pub struct WorkerMemory {
     pub gradient_bytes: u64,
     /// Data under way on its connections.
     pub connection_bytes: u64,
+    /// What the built-in model computes with; 0 for a job whose workers are the user's own.
+    pub model_bytes: u64,
     /// The program.
     pub program_bytes: u64,
-    /// Most that the SDK may use.
+    /// The sum.
     pub most_bytes: u64,
 }
 
@@ -82,8 +84,16 @@ impl WorkerMemory {
         let weight_bytes = WEIGHT_ARENAS.saturating_mul(arena);
         let gradient_bytes = GRADIENT_ARENAS.saturating_mul(arena).saturating_add(kept);
         let connection_bytes = window.min(all as u64).saturating_mul(u64::from(servers));
-        let most_bytes =
-            [weight_bytes, gradient_bytes, connection_bytes, PROGRAM_BYTES].into_iter().fold(0, u64::saturating_add);
-        WorkerMemory { weight_bytes, gradient_bytes, connection_bytes, program_bytes: PROGRAM_BYTES, most_bytes }
+        let model_bytes = if question.job.workload.is_some() { MODEL_ARENAS.saturating_mul(arena) } else { 0 };
+        let parts = [weight_bytes, gradient_bytes, connection_bytes, model_bytes, PROGRAM_BYTES];
+        let most_bytes = parts.into_iter().fold(0, u64::saturating_add);
+        WorkerMemory {
+            weight_bytes,
+            gradient_bytes,
+            connection_bytes,
+            model_bytes,
+            program_bytes: PROGRAM_BYTES,
+            most_bytes,
+        }
     }
 }

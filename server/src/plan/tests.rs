@@ -34,6 +34,15 @@ fn memory_of_adamw_is_two_versions_two_moments_and_a_gradient_of_every_slot() {
 }
 
 #[test]
+fn the_built_in_model_has_copies_of_its_own() {
+    let own = plan("--params 1000000 --workers 1").worker_memory;
+    let job = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/digits.toml");
+    let built_in = plan(&format!("--params 1000000 --workers 1 --config {job}")).worker_memory;
+    assert_eq!((own.model_bytes, built_in.model_bytes), (0, 12_000_000));
+    assert_eq!(plan(&format!("--workers 1 --config {job}")).question.parameters, 19_210);
+}
+
+#[test]
 fn more_servers_share_the_elements_but_for_one_block() {
     let memory = plan("--params 100M --workers 4 --servers 4").server_memory;
     assert_eq!(memory.elements, 25_000_000 + 262_144);
@@ -67,6 +76,22 @@ fn steps_over_limited_links_take_what_was_measured() {
         let (best, step, worst) = (pace.best_s * 1e3, pace.step_s * 1e3, pace.worst_s * 1e3);
         assert!(best <= measured_ms && measured_ms <= worst, "{line}: {best} to {worst} ms, measured {measured_ms}");
         assert!((step / measured_ms - 1.0).abs() < 0.25, "{line}: {step} ms, measured {measured_ms}");
+    }
+}
+
+/// docs/performance.md, on two cores that servers and workers share and fill.
+#[test]
+fn cpu_time_is_that_of_the_steps_that_were_measured() {
+    for (params, servers, workers, measured_ms) in
+        [("25.6M", 1, 1, 73.5), ("124.4M", 1, 1, 364.6), ("25.6M", 1, 2, 157.8), ("25.6M", 2, 2, 151.0)]
+    {
+        let plan = plan(&format!("--params {params} --workers {workers} --servers {servers}"));
+        let cpu_s = plan.pace.server_cpu_s * f64::from(servers) + plan.pace.worker_s * f64::from(workers);
+        let step_ms = cpu_s / 2.0 * 1e3;
+        assert!(
+            (step_ms / measured_ms - 1.0).abs() < 0.14,
+            "{params}, {servers} x {workers}: {step_ms}, {measured_ms}"
+        );
     }
 }
 

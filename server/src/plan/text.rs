@@ -14,7 +14,7 @@ pub(super) fn of(plan: &Plan) -> String {
     let sections = [
         section("1. Servers", servers(plan)),
         section("2. Memory of a server, the fullest", server_memory(plan)),
-        section("3. Memory of a worker, without what its model computes with", worker_memory(plan)),
+        section("3. Memory of a worker, without data and activations", worker_memory(plan)),
         section(&format!("4. Network, per {}", step(plan)), traffic(plan)),
         section("5. Speed, an estimate", pace(plan)),
         section("6. Checkpoints", checkpoint(plan)),
@@ -151,6 +151,11 @@ fn worker_memory(plan: &Plan) -> Vec<String> {
     let parameters = count(plan.question.parameters);
     let rest = memory.gradient_bytes.saturating_sub(GRADIENT_ARENAS * 4 * plan.question.parameters) > 0;
     let kept = if rest { ", and what i8 has rounded off" } else { "" };
+    let model = match memory.model_bytes {
+        0 => "your own: add the framework's copies",
+        _ => "weights and gradients as its own tensors, one while it computes",
+    };
+    let model_arenas = memory.model_bytes / (4 * plan.question.parameters);
     columns(
         "  ",
         &[
@@ -172,13 +177,14 @@ fn worker_memory(plan: &Plan) -> Vec<String> {
                 format!("{} servers", plan.fleet.servers),
                 "a window and a send buffer, or all there is to move".into(),
             ]),
-            row(["program".into(), bytes(memory.program_bytes), String::new(), PROGRAM_SOURCE.into()]),
             row([
-                "at most".into(),
-                bytes(memory.most_bytes),
-                String::new(),
-                "add data, activations, the framework's own copies".into(),
+                "model".into(),
+                bytes(memory.model_bytes),
+                format!("4 bytes x {parameters} x {model_arenas}"),
+                model.into(),
             ]),
+            row(["program".into(), bytes(memory.program_bytes), String::new(), PROGRAM_SOURCE.into()]),
+            row(["at most".into(), bytes(memory.most_bytes), String::new(), "add data and activations".into()]),
         ],
     )
 }

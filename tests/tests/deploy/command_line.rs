@@ -48,7 +48,7 @@ fn the_programs_know_every_argument_and_variable_of_the_manifests() {
 }
 
 #[test]
-#[should_panic(expected = "--metrix")]
+#[should_panic(expected = "unexpected argument '--metrix")]
 fn an_argument_that_no_program_knows_is_found() {
     help("halflife-server", &["--config=/job/job.toml".to_owned(), "--metrix=0.0.0.0:1".to_owned()]);
 }

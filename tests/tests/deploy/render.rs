@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use halflife_tests::process::root;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -66,12 +67,19 @@ fn object(document: &Value) -> Result<Object, String> {
     })
 }
 
-/// Decoded, with every field taken.
-fn strict<T: DeserializeOwned>(document: &Value) -> Result<T, String> {
+/// Decoded, with every field taken and none made up: a required field that is missing is decoded as an empty one.
+fn strict<T: DeserializeOwned + Serialize>(document: &Value) -> Result<T, String> {
     let mut unknown = Vec::new();
-    let decoded = serde_ignored::deserialize(document, |path| unknown.push(path.to_string()));
+    let decoded: Result<T, _> = serde_ignored::deserialize(document, |path| unknown.push(path.to_string()));
     let decoded = decoded.map_err(|error| error.to_string())?;
-    if unknown.is_empty() { Ok(decoded) } else { Err(format!("unknown fields: {}", unknown.join(", "))) }
+    if !unknown.is_empty() {
+        return Err(format!("unknown fields: {}", unknown.join(", ")));
+    }
+    let written = serde_json::to_value(&decoded).map_err(|error| error.to_string())?;
+    if written != *document {
+        return Err(format!("written again it is another, as where a required field is missing: {written:#}"));
+    }
+    Ok(decoded)
 }
 
 #[test]
@@ -95,7 +103,7 @@ spec:
         ("livenessProbe", "livenesProbe", "containers.0.livenesProbe"),
         ("port: 1", "port: http", "invalid type"),
         ("apps/v1", "apps/v1beta1", "a kind that the tests know"),
-        ("name: c, ", "", "missing field `name`"),
+        ("name: c, ", "", "a required field is missing"),
     ] {
         let error = of(&text.replace(right, wrong)).unwrap_err();
         assert!(error.contains(said), "{wrong}: {error}");
