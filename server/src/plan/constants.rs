@@ -32,6 +32,13 @@ pub(super) const WORKER_TRANSFER_NS: Constant = Constant {
     source: "fitted likewise",
 };
 
+/// CPU time of moving data in a dtype that rounds.
+pub(super) const LOSSY_CPU: Constant = Constant {
+    value: 0.87,
+    what: "of that CPU time where the wire rounds, both ways",
+    source: "bf16 against f32, docs/performance.md",
+};
+
 /// What one thread moves.
 pub(super) const THREAD_BYTES_PER_S: Constant =
     Constant { value: 3e9, what: "bytes/s that one I/O thread moves", source: "loopback, server/src/io_threads.rs" };
@@ -81,10 +88,11 @@ pub(super) const MODEL_ARENAS: u64 = 3;
 pub(super) const NEAR_ENOUGH: f64 = 1.25;
 
 /// Every constant, for the list at the end of the text.
-pub(super) const ALL: [Constant; 7] = [
+pub(super) const ALL: [Constant; 8] = [
     UPDATE_NS,
     SERVER_TRANSFER_NS,
     WORKER_TRANSFER_NS,
+    LOSSY_CPU,
     THREAD_BYTES_PER_S,
     STEP_LATENCY_S,
     NOT_OVERLAPPED,

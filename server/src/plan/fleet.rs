@@ -15,8 +15,9 @@ use crate::config::SERVERS_MAX;
 pub struct Fleet {
     /// That the rest of the plan is for.
     pub servers: u32,
-    /// The smallest number that fits in memory and is nearly as fast as as many servers as workers.
-    pub recommended: u32,
+    /// The smallest number that fits in memory and is nearly as fast as as many servers as workers; `None` where no
+    /// number fits.
+    pub recommended: Option<u32>,
 }
 
 impl Fleet {
@@ -30,8 +31,14 @@ impl Fleet {
                 found,
             });
         }
-        let recommended = recommended(question, blocks)?;
-        Ok(Fleet { servers: question.servers.unwrap_or(recommended), recommended })
+        // Whoever names a number is told what it needs, even if it does not fit.
+        let recommended = match (recommended(question, blocks), question.servers) {
+            (Ok(recommended), _) => Some(recommended),
+            (Err(_), Some(_)) => None,
+            (Err(error), None) => return Err(error),
+        };
+        let servers = question.servers.or(recommended).unwrap_or(1);
+        Ok(Fleet { servers, recommended })
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::constants::{
-    CORES_PER_IO_THREAD, NOT_OVERLAPPED, SERVER_TRANSFER_NS, STEP_LATENCY_S, THREAD_BYTES_PER_S, UPDATE_NS,
+    CORES_PER_IO_THREAD, LOSSY_CPU, NOT_OVERLAPPED, SERVER_TRANSFER_NS, STEP_LATENCY_S, THREAD_BYTES_PER_S, UPDATE_NS,
     WORKER_TRANSFER_NS,
 };
 use super::question::Question;
@@ -38,12 +38,15 @@ impl Pace {
         let (elements, parameters) = (question.elements(servers) as f64, question.parameters as f64);
         // A pair of gradient in and weights out is what was measured; either may be more here.
         let pairs = (traffic.gradients_per_step as f64 + f64::from(question.workers)) / 2.0;
-        let server_cpu_s = elements * (UPDATE_NS.value + SERVER_TRANSFER_NS.value * pairs) * 1e-9;
+        let wire = question.job.wire;
+        let of_way = |is_lossy: bool| if is_lossy { LOSSY_CPU.value } else { 1.0 };
+        let moved = (of_way(wire.gradients.is_lossy()) + of_way(wire.weights.is_lossy())) / 2.0;
+        let server_cpu_s = elements * (UPDATE_NS.value + SERVER_TRANSFER_NS.value * moved * pairs) * 1e-9;
         let threads = f64::from((question.cores / CORES_PER_IO_THREAD).max(1)) * THREAD_BYTES_PER_S.value;
         let moving = (traffic.server_in_bytes + traffic.server_out_bytes) / threads;
         let server_s = moving.max(server_cpu_s / f64::from(question.cores));
         let worker_pairs = (question.gradients_per_worker() as f64 + 1.0) / 2.0;
-        let worker_s = parameters * WORKER_TRANSFER_NS.value * worker_pairs * 1e-9;
+        let worker_s = parameters * WORKER_TRANSFER_NS.value * moved * worker_pairs * 1e-9;
         let link_s = traffic.narrowest_s;
         let longest = link_s.max(server_s).max(worker_s);
         let rest = link_s + server_s + worker_s - longest;

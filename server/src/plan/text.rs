@@ -52,6 +52,10 @@ fn servers(plan: &Plan) -> Vec<String> {
         true => "each push applied at once".to_owned(),
         false => format!("{} slots", job.job.slots),
     };
+    let recommended = match plan.fleet.recommended {
+        Some(number) => format!("{number} recommended"),
+        None => "none recommended: no number fits".to_owned(),
+    };
     let mut lines = columns(
         "  ",
         &[
@@ -77,7 +81,7 @@ fn servers(plan: &Plan) -> Vec<String> {
                     short(*gradient_ms)
                 ),
             ]),
-            row(["servers".into(), format!("{} planned, {} recommended", plan.fleet.servers, plan.fleet.recommended)]),
+            row(["servers".into(), format!("{} planned, {recommended}", plan.fleet.servers)]),
         ],
     );
     let rule = format!(
@@ -94,7 +98,7 @@ fn server_memory(plan: &Plan) -> Vec<String> {
     let workers = count(plan.question.workers.into());
     let elements = count(memory.elements);
     let gradients = memory.gradient_bytes / memory.elements.max(1);
-    let kept = if plan.checkpoint.is_some() { ", and once more what a checkpoint sets aside" } else { "" };
+    let kept = if plan.checkpoint.is_some() { ", a checkpoint's copy" } else { "" };
     let mut lines = columns(
         "  ",
         &[
@@ -102,7 +106,7 @@ fn server_memory(plan: &Plan) -> Vec<String> {
                 "state".into(),
                 bytes(memory.state_bytes),
                 format!("{} bytes x {elements} elements", memory.state_bytes_per_element),
-                format!("two versions of the weights, the optimizer's planes{kept}"),
+                format!("weights twice, the optimizer's planes{kept}"),
             ]),
             row([
                 "gradients".into(),
