@@ -9,13 +9,13 @@
 mod arguments;
 mod configuration;
 mod conventions;
-mod cost;
+pub(crate) mod cost;
 mod coupled;
 mod course;
 mod group;
-mod layout;
+pub(crate) mod layout;
 mod ledger;
-mod number;
+pub(crate) mod number;
 mod plot;
 mod presets;
 mod rule;
@@ -24,7 +24,7 @@ mod run;
 mod tests;
 mod warnings;
 mod wire;
-mod workload;
+pub(crate) mod workload;
 
 pub use arguments::{ExplainArguments, ExplainError};
 pub use run::Run;

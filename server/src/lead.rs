@@ -3,7 +3,7 @@
 //! One lock around the state and the links keeps effects in the order of the decisions. Nothing
 //! waits under it: links are bounded channels, and one that is full is cut.
 
-mod assignment;
+pub(crate) mod assignment;
 pub mod control_service;
 mod cuts;
 mod initial_weights;
@@ -56,7 +56,7 @@ pub mod simulation {
 }
 
 /// What a job may need of memory, per element: see [`Demand`].
-fn demand(spec: &JobSpec, optimizer: &Optimizer) -> Demand {
+pub(crate) fn demand(spec: &JobSpec, optimizer: &Optimizer) -> Demand {
     let f32 = size_of::<f32>() as u64;
     let coded = if spec.wire.weights.is_lossy() { spec.wire.weights.encoded_bytes(1) as u64 } else { 0 };
     let planes: u64 = optimizer.planes().iter().map(|plane| plane.dtype.bytes() as u64).sum();

@@ -15,10 +15,12 @@
 //! - [`operator`] is how a person looks at a job and acts on it; [`checkpoint_command`] is the same for its checkpoints,
 //!   and [`interchange`] takes weights and moments to PyTorch and back.
 //! - [`healthcheck`] asks a server whether it serves; [`signals`] is how both programs are told to end.
-//! - [`config`] reads the job file; [`explain`] says what it means. `registry` is the one file that touches dashmap.
+//! - [`config`] reads the job file; [`explain`] says what it means, [`plan`] what it needs ([`byte_amount`] reads
+//!   amounts of memory). `registry` is the one file that touches dashmap.
 
 pub mod allocator;
 pub mod block;
+pub mod byte_amount;
 pub mod checkpoint_command;
 pub mod compute;
 pub mod config;
@@ -34,6 +36,7 @@ pub mod node;
 pub mod operator;
 pub mod outbox;
 pub mod placement;
+pub mod plan;
 #[cfg_attr(feature = "planted-bugs", doc(hidden))]
 #[cfg(feature = "planted-bugs")]
 pub mod planted;

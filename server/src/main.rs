@@ -15,8 +15,9 @@ use halflife_server::healthcheck::{self, HealthcheckArguments, HealthcheckError}
 use halflife_server::operator::{
     self, DrainArguments, PauseArguments, ResumeArguments, StatusArguments, StopArguments, Wish,
 };
+use halflife_server::plan::{self, PlanArguments};
 use halflife_server::signals::{HeldSignals, Signal, first_signal};
-use halflife_server::{JobSpec, Part, ServerOptions, io_threads, start};
+use halflife_server::{JobSpec, Part, ServerOptions, byte_amount, io_threads, start};
 use tracing_subscriber::EnvFilter;
 
 /// A server of a halflife job.
@@ -38,6 +39,7 @@ enum Command {
     Checkpoint(CheckpointArguments),
     Explain(ExplainArguments),
     Healthcheck(HealthcheckArguments),
+    Plan(PlanArguments),
     Status(StatusArguments),
     Pause(PauseArguments),
     Resume(ResumeArguments),
@@ -75,7 +77,7 @@ struct Arguments {
     io_threads: usize,
     /// Bytes this server may use, such as 8G (K, M, G: powers of 1,024). A model or a worker that might take more is
     /// refused when it joins. 0: no bound.
-    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = parse_bytes, env = "HALFLIFE_MEMORY_MAX")]
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = byte_amount::parse, env = "HALFLIFE_MEMORY_MAX")]
     memory_max: u64,
     /// Where the newest checkpoint is damaged, go on from the newest one that is whole.
     #[arg(long, requires = "config", conflicts_with = "lead")]
@@ -86,23 +88,6 @@ struct Arguments {
     patience: u64,
 }
 
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let expected = || format!("expected a number of bytes such as 8G or 500M, found {text:?}");
-    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
-        Some(at) => text.split_at(at),
-        None => (text, ""),
-    };
-    let shift = match unit {
-        "" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        _ => return Err(expected()),
-    };
-    let number: u64 = digits.parse().map_err(|_| expected())?;
-    number.checked_mul(1 << shift).ok_or_else(expected)
-}
-
 fn main() -> ExitCode {
     let held = HeldSignals::hold();
     halflife_server::allocator::keep_freed_memory();
@@ -111,6 +96,7 @@ fn main() -> ExitCode {
         Some(Command::Checkpoint(arguments)) => on_runtime(held, checkpoint_command::run(arguments)),
         Some(Command::Explain(arguments)) => explain(held, &arguments),
         Some(Command::Healthcheck(arguments)) => on_runtime(held, healthcheck(arguments)),
+        Some(Command::Plan(arguments)) => plan(held, &arguments),
         Some(Command::Status(arguments)) => on_runtime(held, operator::run(Wish::Status(arguments))),
         Some(Command::Pause(arguments)) => on_runtime(held, operator::run(Wish::Pause(arguments))),
         Some(Command::Resume(arguments)) => on_runtime(held, operator::run(Wish::Resume(arguments))),
@@ -136,6 +122,17 @@ async fn healthcheck(arguments: HealthcheckArguments) -> Result<(), HealthcheckE
     // Standard output may be closed; the exit code still tells.
     let _ = writeln!(std::io::stdout(), "halflife-server: {line}");
     Ok(())
+}
+
+fn plan(held: HeldSignals, arguments: &PlanArguments) -> ExitCode {
+    drop(held);
+    match plan::run(arguments) {
+        Ok(text) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error.to_string()),
+    }
 }
 
 fn on_runtime<E: Display>(held: HeldSignals, doing: impl Future<Output = Result<(), E>>) -> ExitCode {

@@ -69,14 +69,20 @@ impl ExplainArguments {
     /// # Errors
     /// [`ExplainError`], naming what was expected and what came.
     pub fn run(&self) -> Result<Run, ExplainError> {
-        let preset = self.preset.as_deref().map(presets::named).transpose()?;
-        let (origin, text) = self.job_text(preset)?;
-        let job = JobSpec::parse(&origin, &text, &self.overrides(preset))?;
+        let (origin, job) = self.job()?;
         let steps = job.job.steps;
         if let Some(&step) = self.at.iter().find(|step| !(1..=steps).contains(step)) {
             return Err(ExplainError::StepOutsideRun { step, steps });
         }
         Ok(Run::new(&origin, &job, &self.at)?)
+    }
+
+    /// The job that is spoken of, and what errors call it.
+    pub(crate) fn job(&self) -> Result<(String, JobSpec), ExplainError> {
+        let preset = self.preset.as_deref().map(presets::named).transpose()?;
+        let (origin, text) = self.job_text(preset)?;
+        let job = JobSpec::parse(&origin, &text, &self.overrides(preset))?;
+        Ok((origin, job))
     }
 
     /// The text of the job file, or of a job that says no more than its preset; with its origin.

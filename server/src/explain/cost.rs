@@ -52,7 +52,7 @@ fn row(run: &Run, (name, bytes, what): (&str, usize, &str)) -> Vec<String> {
 }
 
 #[allow(clippy::cast_precision_loss)] // for reading
-pub(super) fn bytes_for_people(bytes: usize) -> String {
+pub(crate) fn bytes_for_people(bytes: usize) -> String {
     let (mut size, mut unit) = (bytes as f64, "B");
     for larger in ["KiB", "MiB", "GiB", "TiB"] {
         if size >= 1024.0 {

@@ -2,17 +2,17 @@
 //! [`WIDTH`], unless a single word is.
 
 /// Columns of the text.
-pub(super) const WIDTH: usize = 100;
+pub(crate) const WIDTH: usize = 100;
 
 /// A title, underlined, with its lines.
-pub(super) fn section(title: &str, lines: Vec<String>) -> String {
+pub(crate) fn section(title: &str, lines: Vec<String>) -> String {
     let rule = "-".repeat(title.chars().count());
     let body: String = lines.iter().map(|line| format!("{}\n", line.trim_end())).collect();
     format!("{title}\n{rule}\n{body}")
 }
 
 /// Rows with their columns aligned to the left, two spaces apart, behind `indent`.
-pub(super) fn columns(indent: &str, rows: &[Vec<String>]) -> Vec<String> {
+pub(crate) fn columns(indent: &str, rows: &[Vec<String>]) -> Vec<String> {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| length(cell)).max();
     let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
@@ -29,7 +29,7 @@ pub(super) fn wrapped(indent: &str, text: &str) -> Vec<String> {
 }
 
 /// A paragraph whose first line stands behind `first`, the others behind `indent`.
-pub(super) fn hanging(first: &str, indent: &str, text: &str) -> Vec<String> {
+pub(crate) fn hanging(first: &str, indent: &str, text: &str) -> Vec<String> {
     let mut lines = vec![first.to_owned()];
     let mut empty = true;
     for word in text.split_whitespace() {

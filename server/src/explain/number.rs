@@ -1,12 +1,12 @@
 //! Numbers for people, the same on every machine.
 
 /// 1234567 as 1,234,567.
-pub(super) fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     grouped(&number.to_string())
 }
 
 /// Four significant digits, for reading: `0.02`, `1.5e-6`, `100,500`.
-pub(super) fn short(number: f64) -> String {
+pub(crate) fn short(number: f64) -> String {
     let text = significant(number, 4);
     match text.split_once('.') {
         Some((whole, rest)) => format!("{}.{rest}", grouped(whole)),

@@ -56,6 +56,11 @@ fn built_in(workload: &Workload) -> Vec<(String, Vec<usize>)> {
     layers.collect()
 }
 
+/// Elements of the job's own model, where the job file says every size.
+pub(crate) fn parameters(job: &JobSpec) -> Option<u64> {
+    ModelTensors::of(job.workload.as_ref(), job.optimizer.preset).parameters().map(|elements| elements as u64)
+}
+
 /// A weight, a bias and a norm's scale, named as the preset's system names them.
 fn typical(preset: Option<Preset>) -> Vec<(String, Vec<usize>)> {
     let names = match preset {
