@@ -203,6 +203,23 @@ impl ClientError {
         ClientError::BadWeights { url: url.to_owned(), violation }
     }
 
+    /// Where the lead is, if a server that does not lead told it.
+    pub(crate) fn leads_at(&self) -> Option<&str> {
+        match self {
+            ClientError::Refused { refusal, .. } => refusal.lead_url(),
+            _ => None,
+        }
+    }
+
+    /// Whether the lead may be another server by now.
+    pub(crate) fn may_lead_elsewhere(&self) -> bool {
+        match self {
+            ClientError::Unreachable { .. } | ClientError::CallFailed { .. } => true,
+            ClientError::Refused { refusal, .. } => refusal.cause == RefusalCause::NotLead,
+            _ => false,
+        }
+    }
+
     /// How much this says about why the job ended for this worker: a broken stream often has its
     /// reason under way in a notice, and a refusal may be one symptom of it.
     pub(crate) fn weight(&self) -> Weight {

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use halflife_discovery::Places;
 use halflife_proto::hello::Hello;
 use halflife_proto::membership::Notice;
-use halflife_proto::refusal::Refusal;
+use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1;
 use halflife_proto::wire::read_notice;
 use tokio::sync::mpsc;
@@ -17,8 +18,12 @@ use tonic::Streaming;
 use crate::connection::{call, connect, control_client};
 use crate::error::{ClientError, status_cause};
 use crate::retry::Backoff;
+use crate::search::{Found, search};
 use crate::session::SessionHandle;
 use halflife_proto::fault_point::{self, FaultPoint};
+
+/// Between two looks for another lead, while the one that was is lost.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The writing half of the heartbeat stream. The lease lasts as long as this runs: the transport
 /// would go on by itself with a stream whose answers nobody reads.
@@ -45,8 +50,8 @@ enum End {
 }
 
 /// Keeps a heartbeat stream open: opens it again whenever it breaks, until `give_up_after` has passed
-/// without one or the lead refuses.
-pub(crate) async fn keep(mut halves: (Heart, NoticeReader), hello: Hello, give_up_after: Duration) {
+/// without one, the lead refuses, or another server leads the job's next generation.
+pub(crate) async fn keep(mut halves: (Heart, NoticeReader), hello: Hello, places: Places, give_up_after: Duration) {
     loop {
         let (heart, reader) = halves;
         let (every, session, url) = (heart.every, heart.session.clone(), reader.url.clone());
@@ -56,19 +61,40 @@ pub(crate) async fn keep(mut halves: (Heart, NoticeReader), hello: Hello, give_u
         };
         let seconds = give_up_after.as_secs();
         tracing::warn!(url, cause, "lost the lead; trying to reach it again for {seconds} s");
-        let mut backoff = Backoff::new(give_up_after);
-        halves = loop {
-            let failure = match open(&url, &hello, every, &session).await {
-                Ok(halves) => break halves,
-                Err(failure) => failure,
-            };
-            if let Err(failure) = backoff.pause(&url, failure).await {
-                return session.fail(failure);
+        let reopened = async {
+            let mut backoff = Backoff::new(give_up_after);
+            loop {
+                match open(&url, &hello, every, &session).await {
+                    Ok(halves) => return Ok::<_, ClientError>(halves),
+                    Err(failure) => backoff.pause(&url, failure).await?,
+                }
             }
+        };
+        let reopened = tokio::select! {
+            reopened = reopened => reopened,
+            refusal = led_elsewhere(&places, &hello) => Err(ClientError::RolledBack(refusal)),
+        };
+        halves = match reopened {
+            Ok(halves) => halves,
+            Err(failure) => return session.fail(failure),
         };
         // The lead tells a new stream of a hold if there is one, and says nothing if there is none any more.
         session.change(|session| session.work.hold(None));
         tracing::info!(url, "the lead is reached again");
+    }
+}
+
+/// Resolves when another generation of the job has begun, as its lead says: no server of the old one may be left to tell.
+async fn led_elsewhere(places: &Places, hello: &Hello) -> Refusal {
+    loop {
+        tokio::time::sleep(SEARCH_INTERVAL).await;
+        if let Ok(Found { url, job, .. }) = search(places).await
+            && Some(&job.id) == hello.job.as_ref()
+            && job.generation > hello.generation
+        {
+            let (what, found) = (format!("the lead at {url}"), job.generation);
+            return Refusal::mismatch(RefusalCause::WrongGeneration, what, hello.generation, found);
+        }
     }
 }
 

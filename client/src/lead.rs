@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use halflife_discovery::Places;
 use halflife_proto::hello::Hello;
 use halflife_proto::ids::{Incarnation, Step};
 use halflife_proto::job::JobDescription;
@@ -17,17 +18,20 @@ use halflife_proto::{PROTOCOL_VERSION, v1};
 use tonic::transport::Channel;
 
 use crate::block_plan::BlockPlan;
-use crate::connection::{call, connect, control_client};
+use crate::connection::call;
 use crate::error::ClientError;
 use crate::layout::Layout;
 use crate::member::Member;
 use crate::options::ClientOptions;
 use crate::pull::{Puller, is_other_step_worth_asking};
 use crate::retry::Backoff;
+use crate::search::{Found, search};
 
 /// A connection to the lead of a job. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Lead {
+    /// Where it was looked for: there another will be, once this one leads no more.
+    pub(crate) places: Places,
     pub(crate) url: String,
     pub(crate) options: ClientOptions,
     pub(crate) control: ControlClient<Channel>,
@@ -53,19 +57,36 @@ pub(crate) struct Admission {
 }
 
 impl Lead {
-    /// Connects to the lead at `url` and asks what the job is; tries again until it answers.
+    /// As [`Lead::find`], at one URL: the lead's, or that of any other server of the job.
+    ///
+    /// # Errors
+    /// As [`Lead::find`].
+    pub async fn connect(url: &str, options: ClientOptions) -> Result<Lead, ClientError> {
+        Lead::find(&Places::at(url), options).await
+    }
+
+    /// Looks for the lead and asks what the job is; tries again until it answers. Servers that do not lead name the one
+    /// that does.
     ///
     /// # Errors
     /// [`ClientError::GaveUp`] when it does not within `options.give_up_after`; a refusal or a bad URL
     /// at once.
-    pub async fn connect(url: &str, options: ClientOptions) -> Result<Lead, ClientError> {
+    pub async fn find(places: &Places, options: ClientOptions) -> Result<Lead, ClientError> {
         let mut backoff = Backoff::new(options.give_up_after);
         loop {
-            match describe(url).await {
-                Ok((control, job)) => return Ok(Lead { url: url.to_owned(), options, control, job }),
-                Err(failure) => backoff.pause(url, failure).await?,
+            match search(places).await {
+                Ok(Found { url, control, job }) => {
+                    return Ok(Lead { places: places.clone(), url, options, control, job });
+                }
+                Err(failure) => backoff.pause(&places.describe(), failure).await?,
             }
         }
+    }
+
+    /// Where the lead was found.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// What the job is.
@@ -130,19 +151,36 @@ impl Lead {
 
     /// Joins, trying again while the job is not ready. Each call is an incarnation of its own.
     async fn ask_to_join(&mut self, manifest: &Manifest, join_as: v1::JoinAs) -> Result<Admission, ClientError> {
-        let hello = self.hello();
-        let request =
+        let mut hello = self.hello();
+        let mut request =
             v1::JoinRequest { hello: Some((&hello).into()), manifest: Some(manifest.into()), join_as: join_as.into() };
         let mut backoff = Backoff::new(self.options.give_up_after);
         loop {
-            match call(&self.url, self.control.join(request.clone())).await {
+            let failure = match call(&self.url, self.control.join(request.clone())).await {
                 Ok(response) => {
                     let admission = Admission::read(response, hello, manifest, join_as, &self.url);
                     return admission.map_err(|refusal| ClientError::bad_message(&self.url, refusal));
                 }
-                Err(failure) => backoff.pause(&self.url, failure).await?,
+                Err(failure) => failure,
+            };
+            let may_lead_elsewhere = failure.may_lead_elsewhere();
+            backoff.pause(&self.url, failure).await?;
+            if may_lead_elsewhere && self.follow_the_lead().await {
+                hello = self.hello();
+                request.hello = Some((&hello).into());
             }
         }
+    }
+
+    /// Goes to whoever leads the job now. Gives whether that is another lead, or another generation.
+    async fn follow_the_lead(&mut self) -> bool {
+        let Ok(Found { url, control, job }) = search(&self.places).await else { return false };
+        let is_other = url != self.url || job.generation != self.job.generation;
+        if !is_other || job.id != self.job.id {
+            return false;
+        }
+        (self.url, self.control, self.job) = (url, control, job);
+        true
     }
 
     fn hello(&self) -> Hello {
@@ -154,13 +192,6 @@ impl Lead {
             fingerprint: self.options.fingerprint.clone(),
         }
     }
-}
-
-async fn describe(url: &str) -> Result<(ControlClient<Channel>, JobDescription), ClientError> {
-    let mut control = control_client(connect(url).await?);
-    let job = call(url, control.describe(v1::DescribeRequest {})).await?;
-    let job = read_job(Some(job)).map_err(|refusal| ClientError::bad_message(url, refusal))?;
-    Ok((control, job))
 }
 
 impl Admission {

@@ -6,6 +6,7 @@ mod pushing;
 use std::sync::Arc;
 use std::time::Duration;
 
+use halflife_discovery::Places;
 use halflife_proto::hello::Hello;
 use halflife_proto::ids::Step;
 use halflife_proto::job::JobDescription;
@@ -69,6 +70,8 @@ pub enum Work {
 /// Membership in a job, until dropped. Its tasks end with it.
 #[derive(Debug)]
 pub struct Member {
+    /// Where the job's servers are: where the lead was looked for, and those that it named.
+    places: Places,
     lead_url: String,
     control: ControlClient<Channel>,
     hello: Hello,
@@ -101,6 +104,12 @@ impl Member {
     #[must_use]
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
+    }
+
+    /// Where to look for the lead of the job's next generation.
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// What the job is.

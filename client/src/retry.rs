@@ -41,6 +41,7 @@ fn code_verdict(code: Code) -> (bool, &'static str) {
 fn cause_verdict(cause: RefusalCause) -> (bool, &'static str) {
     match cause {
         cause if cause.is_transient() => (true, "the job waits for servers or workers"),
+        RefusalCause::NotLead => (true, "another server leads, or is about to be elected"),
         _ => (false, "the peer understood the request and will answer it the same way"),
     }
 }
@@ -127,7 +128,9 @@ mod tests {
     #[test]
     fn only_what_waiting_can_mend_is_retried() {
         let refused = |cause| ClientError::refused("http://a", Refusal::new(cause, "no"));
-        assert!(refused(RefusalCause::NotReady).retry_verdict().0);
+        for cause in [RefusalCause::NotReady, RefusalCause::NotLead] {
+            assert!(refused(cause).retry_verdict().0, "{cause:?}");
+        }
         for cause in [RefusalCause::ManifestMismatch, RefusalCause::Fenced, RefusalCause::JobStopped] {
             assert!(!refused(cause).retry_verdict().0, "{cause:?}");
         }

@@ -155,6 +155,12 @@ impl Refusal {
         Refusal { cause, message: what.into(), expected: expected.to_string(), found: found.to_string() }
     }
 
+    /// Where the lead is, as a server that does not lead told it.
+    #[must_use]
+    pub fn lead_url(&self) -> Option<&str> {
+        (self.cause == RefusalCause::NotLead && !self.expected.is_empty()).then_some(&self.expected)
+    }
+
     /// Reads the refusal out of a failed call, `None` when the failure is the transport's.
     #[must_use]
     pub fn from_status(status: &Status) -> Option<Refusal> {

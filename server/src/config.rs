@@ -101,11 +101,16 @@ pub struct MembershipSection {
     pub heartbeat_ms: u64,
     /// A worker not heard of for so long loses its slots to the others.
     pub lease_ms: u64,
+    /// In a job with checkpoints: how many servers will do for a generation, where not all come. All of them without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub servers_min: Option<u32>,
+    /// With `servers_min`: how long all servers are waited for, from when the lead begins a generation.
+    pub server_wait_ms: u64,
 }
 
 impl Default for MembershipSection {
     fn default() -> MembershipSection {
-        MembershipSection { heartbeat_ms: 1_000, lease_ms: 5_000 }
+        MembershipSection { heartbeat_ms: 1_000, lease_ms: 5_000, servers_min: None, server_wait_ms: 30_000 }
     }
 }
 
@@ -301,6 +306,7 @@ impl JobSpec {
         check_consistency(origin, &file.job)?;
         check_wire(origin, file.wire)?;
         check_checkpoint(origin, file.checkpoint.as_ref())?;
+        check_forming(origin, &file.job, &file.membership, file.checkpoint.is_some())?;
         let optimizer = Optimizer::new(&file.optimizer, file.job.steps)
             .map_err(|error| invalid(format!("[optimizer]: {error}")))?;
         check_applies_by_block(origin, file.job.mode, &optimizer)?;
@@ -377,6 +383,27 @@ fn check_ranges(origin: &str, job: &JobSection, membership: &MembershipSection) 
     if membership.lease_ms < 2 * membership.heartbeat_ms {
         let expected = format!("at least twice heartbeat_ms ({})", 2 * membership.heartbeat_ms);
         return out_of_range("membership.lease_ms", expected, membership.lease_ms.to_string());
+    }
+    Ok(())
+}
+
+/// Fewer servers will do only where what they hold can be read again.
+fn check_forming(
+    origin: &str,
+    job: &JobSection,
+    membership: &MembershipSection,
+    has_checkpoints: bool,
+) -> Result<(), ConfigError> {
+    let Some(servers_min) = membership.servers_min else { return Ok(()) };
+    if servers_min == 0 || servers_min > job.servers {
+        let (key, expected) = ("membership.servers_min", format!("1 to job.servers ({})", job.servers));
+        let origin = origin.to_owned();
+        return Err(ConfigError::OutOfRange { origin, key, expected, found: servers_min.to_string() });
+    }
+    if !has_checkpoints {
+        let message = "membership.servers_min: expected a [checkpoint] section too: a generation begins with other servers \
+                       than the one before by reading what those have kept; found none";
+        return Err(ConfigError::Invalid { origin: origin.to_owned(), message: message.to_owned() });
     }
     Ok(())
 }
@@ -526,6 +553,28 @@ mod tests {
         {
             let spec = with(section).unwrap();
             assert_eq!(JobSpec::parse("again", &spec.to_toml(), &[]).unwrap(), spec, "{section}");
+        }
+    }
+
+    #[test]
+    fn fewer_servers_will_do_only_in_a_job_with_checkpoints() {
+        let parse = |servers_min: &str, checkpoint: &str| {
+            let text = format!(
+                "[job]\nname = \"j\"\nsteps = 1\nservers = 3\n[membership]\n{servers_min}\n{checkpoint}\n[optimizer]\nlr = 0.1"
+            );
+            JobSpec::parse("a job", &text, &[]).map(|spec| spec.membership).map_err(|error| error.to_string())
+        };
+        let kept = "[checkpoint]\nlocation = \"a\"\nevery = 1";
+        let membership = parse("servers_min = 2\nserver_wait_ms = 5", kept).unwrap();
+        assert_eq!((membership.servers_min, membership.server_wait_ms), (Some(2), 5));
+        assert_eq!(parse("", "").unwrap().servers_min, None, "all are waited for");
+        for (servers_min, checkpoint, why) in [
+            ("servers_min = 0", kept, "expected 1 to job.servers (3), found 0"),
+            ("servers_min = 4", kept, "expected 1 to job.servers (3), found 4"),
+            ("servers_min = 2", "", "expected a [checkpoint] section too"),
+        ] {
+            let refused = parse(servers_min, checkpoint).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
         }
     }
 

@@ -1,4 +1,7 @@
 //! A server that does not lead: registers with the lead and keeps the link to it.
+//!
+//! A job that has its servers already keeps a surplus one waiting: it stands by, for as long as the lead lives, and takes the place
+//! of a server that is lost.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -6,7 +9,7 @@ use std::time::Duration;
 use halflife_proto::ids::ServerIndex;
 use halflife_proto::membership::{Order, Report};
 use halflife_proto::placement::ServerAddress;
-use halflife_proto::refusal::Refusal;
+use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1::{self, control_client::ControlClient};
 use halflife_proto::{HTTP2_WINDOW_BYTES, MESSAGE_BYTES_MAX, hello, wire};
 use thiserror::Error;
@@ -69,17 +72,33 @@ pub struct Admitted {
     pub reports: mpsc::Sender<Report>,
 }
 
-/// Registers with the lead at `url`, trying again until `patience` is over.
+/// What a server asks to be taken in with.
+#[derive(Debug)]
+pub struct Application {
+    /// Who it is.
+    pub hello: hello::Hello,
+    /// Where it is reached.
+    pub own: ServerAddress,
+    /// Bytes it may use.
+    pub memory_max: Option<NonZeroU64>,
+    /// How long to try while no lead answers.
+    pub patience: Duration,
+    /// Leads are elected: one that does not lead may not have heard of its election yet.
+    pub elected: bool,
+}
+
+impl Application {
+    fn is_worth_repeating(&self, cause: RefusalCause) -> bool {
+        cause.is_transient() || (self.elected && cause == RefusalCause::NotLead)
+    }
+}
+
+/// Registers with the lead at `url`, trying again until nobody has answered for as long as the server's patience lasts.
 ///
 /// # Errors
 /// [`FollowError`], naming the URL and the last reason.
-pub async fn follow(
-    url: &str,
-    hello: hello::Hello,
-    own: ServerAddress,
-    memory_max: Option<NonZeroU64>,
-    patience: Duration,
-) -> Result<Admitted, FollowError> {
+pub async fn follow(url: &str, application: &Application) -> Result<Admitted, FollowError> {
+    let patience = application.patience;
     let bad = |reason: String| FollowError::BadUrl { url: url.to_owned(), reason };
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(error.to_string()))?;
     if endpoint.uri().host().is_none() {
@@ -93,23 +112,34 @@ pub async fn follow(
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true);
-    let started = tokio::time::Instant::now();
+    let mut heard_at = tokio::time::Instant::now();
     let mut pause = RETRY_FIRST;
+    let mut told = None;
     loop {
-        let reason = match register(&endpoint, &hello, &own, memory_max).await {
+        let reason = match register(&endpoint, application).await {
             Ok(admitted) => return Ok(admitted),
             Err(status) => match Refusal::from_status(&status) {
-                Some(refusal) if !refusal.cause.is_transient() => {
+                Some(refusal) if !application.is_worth_repeating(refusal.cause) => {
                     return Err(FollowError::Refused { url: url.to_owned(), refusal });
                 }
+                Some(refusal) => {
+                    // Somebody leads, and will take this server in when there is a place for it.
+                    heard_at = tokio::time::Instant::now();
+                    let reason = refusal.to_string();
+                    if told.as_ref() != Some(&reason) {
+                        info!(%url, reason, "this server waits for a place in the job");
+                    }
+                    told = Some(reason.clone());
+                    reason
+                }
                 _ if !matches!(status.code(), Code::Unavailable | Code::Unknown) => {
-                    let refusal = Refusal::new(halflife_proto::refusal::RefusalCause::Malformed, status.to_string());
+                    let refusal = Refusal::new(RefusalCause::Malformed, status.to_string());
                     return Err(FollowError::Refused { url: url.to_owned(), refusal });
                 }
                 _ => status.message().to_owned(),
             },
         };
-        if started.elapsed() + pause > patience {
+        if heard_at.elapsed() + pause > patience {
             return Err(FollowError::Unreachable { url: url.to_owned(), waited: patience, reason });
         }
         debug!(%url, reason, "the lead is not there yet");
@@ -118,16 +148,12 @@ pub async fn follow(
     }
 }
 
-async fn register(
-    endpoint: &Endpoint,
-    hello: &hello::Hello,
-    own: &ServerAddress,
-    memory_max: Option<NonZeroU64>,
-) -> Result<Admitted, Status> {
+async fn register(endpoint: &Endpoint, application: &Application) -> Result<Admitted, Status> {
+    let Application { hello, own, memory_max, .. } = application;
     let channel = endpoint.connect().await.map_err(|error| Status::unavailable(chain(&error)))?;
     let mut control = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let (reports, outgoing) = mpsc::channel(CHANNEL_CAPACITY);
-    let registration = Report::Register { hello: hello.clone(), address: own.clone(), memory_max };
+    let registration = Report::Register { hello: hello.clone(), address: own.clone(), memory_max: *memory_max };
     let outgoing = tokio_stream::once(registration).chain(ReceiverStream::new(outgoing)).map(v1::ServerReport::from);
     let mut incoming = control.register(outgoing).await?.into_inner();
     let first = incoming.message().await?.ok_or_else(|| Status::unavailable("the lead ended the registration"))?;

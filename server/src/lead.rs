@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use halflife_optim::Optimizer;
-use halflife_proto::ids::{Incarnation, ServerIndex, Step};
+use halflife_proto::ids::{Generation, Incarnation, ServerIndex, Step};
 use halflife_proto::job::JobDescription;
 use halflife_proto::manifest::Role;
 use halflife_proto::membership::{Notice, Order, Report};
@@ -39,7 +39,7 @@ pub use initial_weights::{InitialWeights, InitialWeightsError};
 pub use keeper::{Keeper, TORN, UNDONE, VOIDED};
 pub(crate) use keeper::{NO_GROUP, schedule};
 pub use quorum::Quorum;
-pub use state::{Demand, Keeping, LeadState, Phase, Restored, Settings};
+pub use state::{Demand, Forming, Keeping, LeadState, Phase, Restored, Server, Settings};
 pub use tickets::{Consequences, Tickets};
 
 use crate::config::JobSpec;
@@ -122,6 +122,10 @@ impl Lead {
             consistency: spec.job.consistency(),
             demand: demand(&spec, &optimizer),
             checkpoints: keeper.as_ref().map(|keeper| keeper.keeping().clone()),
+            forming: spec.membership.servers_min.map(|servers_min| Forming {
+                servers_min,
+                wait: Duration::from_millis(spec.membership.server_wait_ms),
+            }),
         };
         let consistency = spec.job.consistency();
         let why = consistency.why_not_reproducible(spec.job.slots).or(spec.wire.why_not_reproducible());
@@ -158,6 +162,11 @@ impl Lead {
     /// Lets go of every server: each loses its link, and comes back to whoever leads then.
     pub fn dissolve(&self) {
         self.lock().servers.clear();
+    }
+
+    /// Another lead has begun this later generation: this one's is over.
+    pub fn superseded(self: &Arc<Self>, by: Generation) {
+        self.decide(|state, _| ((), state.superseded(by)));
     }
 
     /// What it keeps of checkpoints.
@@ -355,6 +364,10 @@ impl Lead {
                 let lead = self.clone();
                 tokio::spawn(async move { lead.commit(&written).await });
             }
+            Effect::LetGo(index) => {
+                info!(%index, "a server is to take the place of one that is lost");
+                inner.servers.remove(&index);
+            }
             Effect::Recover(why) => {
                 warn!("{why}: this generation of the job is over");
                 self.over.send_replace(true);
@@ -369,7 +382,7 @@ impl Lead {
         let error = match keeper.commit(&self, written).await {
             Ok(()) => None,
             Err(NotCommitted::Failed(error)) => Some(error),
-            Err(NotCommitted::Fenced(newest)) => return self.decide(|state, _| ((), state.superseded(newest))),
+            Err(NotCommitted::Fenced(newest)) => return self.superseded(newest),
         };
         let is_committed = error.is_none();
         // With the last one the job is finished, and its servers may end before anything is thrown away.

@@ -1,7 +1,7 @@
 //! The server of halflife: owns blocks, applies steps, and, on server 0, leads the job.
 //!
 //! The map, from the wire inwards:
-//! - [`server`] starts and ends a whole server; `main.rs` is its command line.
+//! - [`server`] starts and ends a whole server; `main.rs` is its command line, [`startup`] the part of it that says who leads.
 //! - [`allocator`] keeps freed memory; [`io_threads`] says how many threads move data; [`connections`] accepts TCP and Unix sockets and speaks HTTP/2 on them.
 //! - [`data_service`] and [`lead::control_service`] are the edges: parse, call, answer.
 //!   `outbox` holds what waits to be sent to one worker.
@@ -53,6 +53,7 @@ pub mod shard;
 pub mod signals;
 mod slot_tally;
 pub mod staleness;
+pub mod startup;
 pub mod step_edge;
 mod ticket_set;
 

@@ -17,13 +17,15 @@ use halflife_server::operator::{
 };
 use halflife_server::plan::{self, PlanArguments};
 use halflife_server::signals::{HeldSignals, Signal, first_signal};
-use halflife_server::{JobSpec, Part, ServerOptions, byte_amount, io_threads, start};
+use halflife_server::startup::StartupArguments;
+use halflife_server::{JobSpec, ServerOptions, byte_amount, io_threads, start};
 use tracing_subscriber::EnvFilter;
 
 /// A server of a halflife job.
 ///
-/// The server with --config and without --lead leads the job: it reads the job file, waits for the
-/// other servers (job.servers of them in all) and for workers. The others follow it with --lead.
+/// The server with --config alone leads the job: it reads the job file, waits for the other servers
+/// (job.servers of them in all) and for workers. The others follow it with --lead. With --servers or
+/// --etcd all have the same command line.
 /// Ctrl-C or SIGTERM ends it within 2 seconds. Logs go to standard error; RUST_LOG chooses what.
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -59,9 +61,8 @@ struct Arguments {
     /// Where to listen. Port 0 takes a free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070", env = "HALFLIFE_LISTEN")]
     listen: SocketAddr,
-    /// Follow the lead at this URL instead of leading.
-    #[arg(long, value_name = "URL", env = "HALFLIFE_LEAD")]
-    lead: Option<String>,
+    #[command(flatten)]
+    startup: StartupArguments,
     /// The URL workers reach this server by, when it is not the one it listens on.
     #[arg(long, value_name = "URL", env = "HALFLIFE_ADVERTISE")]
     advertise: Option<String>,
@@ -82,8 +83,8 @@ struct Arguments {
     /// Where the newest checkpoint is damaged, go on from the newest one that is whole.
     #[arg(long, requires = "config", conflicts_with = "lead")]
     latest_valid: bool,
-    /// How long a follower tries to reach its lead, in seconds: at its start, and in a job with checkpoints whenever the
-    /// lead is lost.
+    /// How long a server tries to reach its lead, in seconds: at its start, and in a job with checkpoints whenever the
+    /// lead is lost. With --etcd, how long it waits until one is elected.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
 }
@@ -205,7 +206,7 @@ async fn run(held: HeldSignals, arguments: Arguments) -> Result<String, String> 
         config,
         set,
         listen,
-        lead,
+        startup,
         advertise,
         unix_socket,
         compute_threads,
@@ -218,11 +219,8 @@ async fn run(held: HeldSignals, arguments: Arguments) -> Result<String, String> 
     drop(held);
     let spec = config.map(|path| JobSpec::load(&path, &set)).transpose().map_err(|error| error.to_string())?;
     let spec = spec.map(Box::new);
-    let part = match (lead, spec) {
-        (Some(lead), expected) => Part::Follower { lead, expected },
-        (None, Some(spec)) => Part::Lead { spec, latest_valid },
-        (None, None) => return Err("expected --config FILE to lead, or --lead URL to follow".to_owned()),
-    };
+    let (part, own) = startup.part(spec, latest_valid).map_err(|error| error.to_string())?;
+    let advertise = advertise.or(own);
     let (patience, memory_max) = (Duration::from_secs(patience), NonZeroU64::new(memory_max));
     let options = ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience };
     tokio::pin!(asked_to_stop);

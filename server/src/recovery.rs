@@ -117,6 +117,8 @@ pub struct Begin {
     pub latest_valid: bool,
     /// The generation of this process that is over, and the step that was complete at its end.
     pub before: Option<(Generation, Option<Step>)>,
+    /// The process was elected to lead: whoever began a newer generation leads no more.
+    pub elected: bool,
 }
 
 /// Begins a job, or goes on with it.
@@ -135,6 +137,7 @@ pub async fn begin(spec: &JobSpec, begin: Begin) -> Result<Beginning, BeginError
     let changed = last.map(|claim| store.check_same_job(claim)).transpose()?.unwrap_or(false);
     if let (Some((own, _)), Some(newest)) = (begin.before, last.map(|claim| claim.generation))
         && newest != own
+        && !begin.elected
     {
         return Err(BeginError::Superseded { location: checkpoints.location(), own, newest });
     }
@@ -302,7 +305,7 @@ mod tests {
     /// Begins as the process `number`.
     async fn begin_as(number: u64, spec: &JobSpec, before: Option<(u64, u64)>) -> Result<Beginning, BeginError> {
         let before = before.map(|(generation, step)| (Generation(generation), Some(Step(step))));
-        begin(spec, Begin { incarnation: Incarnation(number), latest_valid: false, before }).await
+        begin(spec, Begin { incarnation: Incarnation(number), latest_valid: false, before, elected: false }).await
     }
 
     async fn commit(checkpoints: &Checkpoints, spec: &JobSpec, step: u64, generation: u64) {
@@ -359,6 +362,10 @@ mod tests {
         let refused = begin_as(1, &spec, Some((1, 3))).await.unwrap_err();
         assert!(matches!(refused, BeginError::Superseded { newest: Generation(2), .. }), "{refused}");
         assert_eq!(store(&directory).claims().await.unwrap().len(), 2, "nothing is claimed");
+        let before = Some((Generation(1), Some(Step(3))));
+        let elected = Begin { incarnation: Incarnation(1), latest_valid: false, before, elected: true };
+        let third = begin(&spec, elected).await.unwrap();
+        assert_eq!(third.generation, Generation(3), "who is elected goes on from whatever others began");
     }
 
     #[tokio::test]

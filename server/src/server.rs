@@ -1,5 +1,6 @@
 //! A whole server in a process: listens, takes its part in the job, and ends in good order.
 
+mod elected;
 mod life;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use halflife_discovery::Campaign;
 use halflife_proto::ids::Step;
 use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::{Refusal, RefusalCause};
@@ -55,6 +57,15 @@ pub enum Part {
         /// The job it is expected to be, if the user gave one.
         expected: Option<Box<JobSpec>>,
     },
+    /// Either, in each generation as an election decides.
+    Elected {
+        /// The job.
+        spec: Box<JobSpec>,
+        /// As of a lead, in its first generation.
+        latest_valid: bool,
+        /// Where leads are elected.
+        campaign: Campaign,
+    },
 }
 
 /// How to start a server.
@@ -95,13 +106,26 @@ pub enum ServerError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// Registered through a Unix socket, the lead cannot tell which address this server is reached by.
-    #[error(
-        "expected --advertise URL with --listen {listen} and a lead at a Unix socket: nobody knows how this server is reached"
-    )]
+    /// Registered through a Unix socket, the lead cannot tell which address this server is reached by; nor can etcd.
+    #[error("expected --advertise URL with --listen {listen} and {why}: nobody knows how this server is reached")]
     NoAddress {
         /// Where it listens.
         listen: SocketAddr,
+        /// Why nobody knows.
+        why: &'static str,
+    },
+    /// Another server could not go on with the job.
+    #[error(
+        "--etcd: expected a job file with [checkpoint], found one without: a server that takes a dead lead's place goes on          from its last checkpoint"
+    )]
+    TakeoverNeedsCheckpoints,
+    /// No election.
+    #[error("no server leads, {} s long: {reason}", waited.as_secs())]
+    NobodyElected {
+        /// How long.
+        waited: Duration,
+        /// What is known.
+        reason: String,
     },
     /// The system gives no threads.
     #[error("cannot start compute threads: {0}")]
@@ -183,15 +207,24 @@ pub struct RunningServer {
     serving: JoinHandle<()>,
 }
 
-/// Starts a server: it listens, and takes its part in the job as soon as there is one.
+/// Starts a server: it listens, and takes its part in the job as soon as there is one. Until then it answers that it has none.
 ///
 /// # Errors
-/// [`ServerError`], before anything is served.
+/// [`ServerError`].
 pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError> {
     let ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience } = options;
-    let at_unix_socket = matches!(&part, Part::Follower { lead, .. } if lead.starts_with("unix:"));
-    if at_unix_socket && listen.ip().is_unspecified() && advertise.is_none() {
-        return Err(ServerError::NoAddress { listen });
+    if let Part::Elected { spec, .. } = &part
+        && spec.checkpoint.is_none()
+    {
+        return Err(ServerError::TakeoverNeedsCheckpoints);
+    }
+    let unknown = match &part {
+        Part::Follower { lead, .. } if lead.starts_with("unix:") => Some("a lead at a Unix socket"),
+        Part::Elected { .. } => Some("--etcd"),
+        _ => None,
+    };
+    if let Some(why) = unknown.filter(|_| listen.ip().is_unspecified() && advertise.is_none()) {
+        return Err(ServerError::NoAddress { listen, why });
     }
     let compute = Arc::new(ShardCompute::new(compute_threads).map_err(ServerError::Threads)?);
     let cannot_listen = |source| ServerError::Listen { listen, source };
@@ -201,17 +234,30 @@ pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError>
     let own_url = advertise.unwrap_or_else(|| format!("http://{bound}"));
     let own = ServerAddress { url: own_url.clone(), unix_socket: unix_path };
     let control = match &part {
-        Part::Lead { .. } => Err(Refusal::new(RefusalCause::NotReady, "the job is about to begin")),
+        Part::Lead { .. } | Part::Elected { .. } => {
+            Err(Refusal::new(RefusalCause::NotReady, "the job is about to begin"))
+        }
         Part::Follower { lead, .. } => Err(leads_elsewhere(lead)),
+    };
+    let candidacy = match &part {
+        Part::Elected { campaign, .. } => Some(campaign.clone().start(&own_url)),
+        Part::Lead { .. } | Part::Follower { .. } => None,
     };
     let leading = Arc::new(LeadPlace::new(control));
     let place = Arc::default();
-    let ground = Ground { part, own, bound, memory_max, patience, compute, place, leading };
-    let life = ground.live(None).await?;
+    let ground = Ground { part, own, bound, memory_max, patience, compute, place, leading, candidacy };
     let (stop, stopping) = watch::channel(false);
     let listeners = Listeners { tcp: listener, unix };
     let routes = routes(ground.place.clone(), ControlService::new(ground.leading.clone())).await;
+    // Before it has a part: a server that waits for one can say who leads.
     let serving = tokio::spawn(connections::serve(listeners, routes, stopping));
+    let life = match ground.live(None).await {
+        Ok(life) => life,
+        Err(error) => {
+            serving.abort();
+            return Err(error);
+        }
+    };
     info!(url = own_url, at = %bound, "listening");
     Ok(RunningServer { url: own_url, ground, life, stop, serving })
 }
@@ -268,15 +314,17 @@ impl RunningServer {
     pub async fn run(mut self, asked_to_stop: impl Future<Output = ()>) -> Result<ServerEnd, ServerError> {
         let mut asked_to_stop = pin!(asked_to_stop);
         let end = loop {
+            let seat = self.life.seat.clone();
             let end = tokio::select! {
                 end = self.life.end() => end,
+                () = self.ground.unseated(&seat) => LifeEnd::GoesBack,
                 // Only a panic ends it before it is told to: then nobody is served any more.
                 _ = &mut self.serving => break None,
                 () = &mut asked_to_stop => break None,
             };
             match end {
                 LifeEnd::GoesBack => {}
-                LifeEnd::Node(NodeEnd::LeadLost) if self.life.has_checkpoints => {}
+                LifeEnd::Node(NodeEnd::LeadLost) if self.life.checkpoint.is_some() => {}
                 LifeEnd::Node(end) => break Some(end),
             }
             let lost_at = self.end_generation();
@@ -320,8 +368,13 @@ impl RunningServer {
 
     async fn hang_up(&mut self) {
         self.stop.send_replace(true);
+        let resign = async {
+            if let Some(candidacy) = &self.ground.candidacy {
+                candidacy.resign().await;
+            }
+        };
         // Whoever does not hang up in time is cut off when the process ends.
-        let _ = tokio::time::timeout(GOODBYE, &mut self.serving).await;
+        let _ = tokio::join!(tokio::time::timeout(GOODBYE, &mut self.serving), resign);
         self.serving.abort();
     }
 

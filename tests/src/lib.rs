@@ -4,6 +4,7 @@
 //! - [`tool`]: a client of the bare contract, written against the generated code alone, so that the
 //!   tests do not trust the SDK to speak for them.
 //! - [`process`]: the real binaries as real processes.
+//! - [`etcd`]: a real etcd.
 //! - [`proxy`]: a link between them that can be cut, stalled in either direction, and slowed down.
 //!
 //! Test code: a failed expectation panics with what was expected.
@@ -11,6 +12,7 @@
 
 pub mod cluster;
 pub mod dice;
+pub mod etcd;
 pub mod process;
 pub mod proxy;
 pub mod tool;

@@ -42,7 +42,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
 
 fn newest_source() -> Option<SystemTime> {
     let mut newest = None;
-    let mut directories: Vec<PathBuf> = ["proto", "optim", "checkpoint", "server", "client", "worker"]
+    let mut directories: Vec<PathBuf> = ["proto", "optim", "checkpoint", "discovery", "server", "client", "worker"]
         .iter()
         .map(|name| root().join(name).join("src"))
         .collect();

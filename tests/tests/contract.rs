@@ -524,7 +524,7 @@ async fn control_calls_to_another_server_name_the_lead() {
     let mut control = tool::control(&tool.placement.servers[1]).await.unwrap();
     let refusal = refusal(&control.describe(v1::DescribeRequest {}).await.unwrap_err());
     assert_eq!(refusal.cause, RefusalCause::NotLead);
-    assert!(refusal.message.contains(cluster.lead_url()), "{refusal}");
+    assert_eq!(refusal.lead_url(), Some(cluster.lead_url()), "{refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

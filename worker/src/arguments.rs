@@ -6,7 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use halflife_client::{EtcdPlace, JobKeys, Places, PlacesError};
+
 use crate::bench_command::Bench;
+
+/// Longest that etcd may take to say who leads.
+const ETCD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Trains through halflife's servers.
 #[derive(Debug, Parser)]
@@ -53,9 +58,16 @@ pub(crate) struct BenchProcess {
 /// SIGTERM leaves the job within 2 seconds; others take the slots over.
 #[derive(Debug, Args)]
 pub(crate) struct Train {
-    /// URL of the server that leads the job: http://HOST:PORT, or unix:///PATH on its host.
-    #[arg(long, value_name = "URL", env = "HALFLIFE_SERVER")]
-    pub(crate) server: String,
+    /// A server of the job, whichever: http://HOST:PORT, unix:///PATH on this host, or dns:HOST:PORT for every address of a
+    /// name. Several with commas between, or repeated; each is tried until one answers, and it names the lead.
+    #[arg(long, value_name = "URL", value_delimiter = ',', env = "HALFLIFE_SERVER", required_unless_present = "etcd")]
+    server: Vec<String>,
+    /// The etcd that the servers elect their lead in: it tells who leads. Several URLs with commas between.
+    #[arg(long, value_name = "URL", env = "HALFLIFE_ETCD", requires = "job")]
+    etcd: Option<String>,
+    /// The job's name, as in its job file: with --etcd, whose lead to look for.
+    #[arg(long, value_name = "NAME", env = "HALFLIFE_JOB")]
+    job: Option<String>,
     /// How long to try to reach and join the job, and to reach lead and servers again when they are lost, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
@@ -75,6 +87,15 @@ impl Train {
 
     pub(crate) fn delay(&self) -> Duration {
         self.slowness.delay()
+    }
+
+    /// Where to look for the lead.
+    pub(crate) fn places(&self) -> Result<Places, PlacesError> {
+        let etcd = match (&self.etcd, &self.job) {
+            (Some(etcd), Some(job)) => Some((EtcdPlace::parse(etcd, ETCD_TIMEOUT)?, JobKeys::of(job))),
+            _ => None,
+        };
+        Places::new(&self.server, etcd)
     }
 }
 
@@ -161,6 +182,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn servers_may_be_repeated_or_listed_and_etcd_needs_the_jobs_name() {
+        let train = |line: &str| match Arguments::try_parse_from(line.split(' ')).map(|parsed| parsed.command) {
+            Ok(Command::Train(train)) => {
+                train.places().map(|places| places.describe()).map_err(|error| error.to_string())
+            }
+            Ok(_) => panic!("not train"),
+            Err(error) => Err(error.to_string()),
+        };
+        let several = train("halflife-worker train --server http://a:1,http://b:2 --server dns:c:3").unwrap();
+        assert_eq!(several, "http://a:1, http://b:2, http://c:3");
+        let elected = train("halflife-worker train --etcd http://e:2379 --job digits").unwrap();
+        assert_eq!(elected, "/halflife/digits/lead in etcd");
+        for bad in ["", " --etcd http://e:2379", " --server a:1", " --etcd e --job digits"] {
+            assert!(train(&format!("halflife-worker train{bad}")).is_err(), "{bad}");
+        }
     }
 
     #[test]

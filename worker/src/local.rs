@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use halflife_client::ClientOptions;
+use halflife_client::{ClientOptions, Places};
 use halflife_server::{JobSpec, Part, RunningServer, ServerEnd, ServerError, ServerOptions, start};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -137,15 +137,16 @@ async fn work(
     // The last worker is the slow one, which alone is the first.
     let delay_of = |index: u32| if index + 1 == workers.get() { delay } else { Duration::ZERO };
     let failed = |source| failure(0, source);
+    let places = Places::at(url);
     let joined = tokio::select! {
-        joined = Trainer::join(url, options(Evaluate::Always, delay_of(0))) => joined.map_err(failed)?,
+        joined = Trainer::join(&places, options(Evaluate::Always, delay_of(0))) => joined.map_err(failed)?,
         () = turned_true(stop.clone()) => return Ok(End::Stopped { step: None, steps: None }),
     };
     let mut others = JoinSet::new();
     for index in 1..workers.get() {
         let (url, stop, delay) = (url.to_owned(), turned_true(stop.clone()), delay_of(index));
         others.spawn(async move {
-            let end = train(&url, options(Evaluate::Never, delay), &mut Progress::silent(), stop).await;
+            let end = train(&Places::at(&url), options(Evaluate::Never, delay), &mut Progress::silent(), stop).await;
             end.map(drop).map_err(|source| failure(index, source))
         });
     }

@@ -116,9 +116,8 @@ async fn run_train(arguments: &Train, mut signal: watch::Receiver<Option<Signal>
     let stop = async move {
         first(&mut signal).await;
     };
-    let end =
-        train(&arguments.server, TrainOptions { client, evaluate, delay: arguments.delay() }, &mut progress, stop)
-            .await;
+    let places = arguments.places()?;
+    let end = train(&places, TrainOptions { client, evaluate, delay: arguments.delay() }, &mut progress, stop).await;
     progress.finish();
     Ok(end?)
 }

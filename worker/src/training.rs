@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use halflife_client::{ClientError, ClientOptions, Lead, Member, WeightsVersion, Work};
+use halflife_client::{ClientError, ClientOptions, Lead, Member, Places, WeightsVersion, Work};
 use halflife_proto::ids::{Generation, JobId, Step};
 use halflife_proto::job::JobDescription;
 use halflife_proto::manifest::Manifest;
@@ -106,19 +106,19 @@ pub struct Finished {
     pub weights: Arc<WeightsVersion>,
 }
 
-/// Takes part in the job of the lead at `url` until it is done or `stop` resolves.
+/// Takes part in the job whose servers are at `places` until it is done or `stop` resolves.
 ///
 /// # Errors
 /// [`TrainError`]; the job itself may go on with other workers.
 pub async fn train(
-    url: &str,
+    places: &Places,
     options: TrainOptions,
     progress: &mut Progress,
     stop: impl Future<Output = ()>,
 ) -> Result<End, TrainError> {
     let mut stop = pin!(stop);
     let joined = tokio::select! {
-        joined = Trainer::join(url, options) => joined?,
+        joined = Trainer::join(places, options) => joined?,
         () = &mut stop => return Ok(End::Stopped { step: None, steps: None }),
     };
     joined.run(progress, stop).await
@@ -126,7 +126,6 @@ pub async fn train(
 
 /// A worker that has joined. It has slots from now on, so it must [`Trainer::run`] soon.
 pub struct Trainer {
-    url: String,
     client: ClientOptions,
     member: Member,
     job: JobDescription,
@@ -155,14 +154,14 @@ struct Seen {
 }
 
 impl Trainer {
-    /// Joins the job of the lead at `url`, with its data read and its model built.
+    /// Joins the job whose servers are at `places`, with its data read and its model built.
     ///
     /// # Errors
     /// [`TrainError`].
-    pub async fn join(url: &str, options: TrainOptions) -> Result<Trainer, TrainError> {
+    pub async fn join(places: &Places, options: TrainOptions) -> Result<Trainer, TrainError> {
         let TrainOptions { client, evaluate, delay } = options;
         let fingerprint = client.fingerprint.to_string();
-        let mut lead = Lead::connect(url, client.clone()).await?;
+        let mut lead = Lead::find(places, client.clone()).await?;
         let job = lead.job().clone();
         if job.workload_toml.is_empty() {
             return Err(TrainError::NoWorkload(job.id));
@@ -179,7 +178,7 @@ impl Trainer {
             match lead.join(manifest.clone()).await {
                 // While the data was read.
                 Err(failure @ ClientError::RolledBack(_)) if Instant::now() < deadline => {
-                    lead = Lead::connect(url, client.clone()).await?;
+                    lead = Lead::find(places, client.clone()).await?;
                     if lead.job().id != job.id {
                         return Err(failure.into());
                     }
@@ -196,7 +195,6 @@ impl Trainer {
         };
         let computation = Some(computation);
         Ok(Trainer {
-            url: url.to_owned(),
             client,
             member,
             job,
@@ -259,7 +257,7 @@ impl Trainer {
     async fn rejoin(&mut self, mut failure: ClientError, progress: &mut Progress) -> Result<(), TrainError> {
         let deadline = Instant::now() + self.client.give_up_after;
         loop {
-            let lead = Lead::connect(&self.url, self.client.clone()).await?;
+            let lead = Lead::find(self.member.places(), self.client.clone()).await?;
             if lead.job().id != self.job.id {
                 return Err(failure.into()); // it is another job's lead by now
             }

@@ -40,7 +40,9 @@ impl Member {
             let bad = |refusal| ClientError::bad_message(&lead.url, refusal);
             work.assign(assignment).map_err(bad)?;
         }
+        let places = lead.places.and(&urls);
         let mut member = Member {
+            places,
             lead_url: lead.url,
             control: lead.control,
             number,
@@ -79,7 +81,8 @@ impl Member {
                 Err(failure) => backoff.pause(&self.lead_url, failure).await?,
             }
         };
-        self.tasks.spawn(heartbeat::keep(halves, self.hello.clone(), give_up_after));
+        let places = self.places.clone();
+        self.tasks.spawn(heartbeat::keep(halves, self.hello.clone(), places, give_up_after));
         Ok(())
     }
 

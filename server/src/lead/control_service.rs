@@ -50,7 +50,7 @@ impl LeadPlace {
 /// Sends askers to the lead at `url`.
 #[must_use]
 pub fn leads_elsewhere(url: &str) -> Refusal {
-    Refusal::new(RefusalCause::NotLead, format!("this server does not lead; the lead is at {url}"))
+    Refusal::mismatch(RefusalCause::NotLead, "this server does not lead", url, "another server")
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -7,6 +7,7 @@
 //! An assignment is advice, never a permission: a slot computed twice counts once (rule 1), so the
 //! machine only has to make sure that every slot is assigned to somebody living.
 
+mod forming;
 mod keeping;
 mod members;
 mod memory;
@@ -32,6 +33,7 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 use super::cuts::Cuts;
 use modes::Decider;
 
+pub use forming::Forming;
 pub use keeping::{Keeping, Restored};
 pub use memory::Demand;
 use operate::Ending;
@@ -72,6 +74,8 @@ pub struct LeadState {
     cut_tickets: Option<(u64, u64)>,
     /// Why the job goes back to its last checkpoint, once it has to.
     recovering: Option<String>,
+    /// A server was let go, to come back with another number: until then it is waited for.
+    regrouping_until: Option<Duration>,
     /// The newest time it was told.
     now: Duration,
 }
@@ -86,6 +90,7 @@ impl LeadState {
             cuts: settings.checkpoints.as_ref().map(|keeping| keeping.cuts(settings.steps)),
             cut_tickets: None,
             recovering: None,
+            regrouping_until: None,
             now: Duration::ZERO,
             changing_servers: 0,
             settings,
@@ -122,7 +127,7 @@ impl LeadState {
         let Some(index) = self.servers.iter().position(Option::is_none) else {
             if self.cuts.is_some() {
                 // One of them may be the one that this process comes back for: its loss is not seen yet.
-                let message = format!("all {} servers of the job are registered", self.settings.servers);
+                let message = format!("all {} servers of the job are registered", self.servers.len());
                 return Err(Refusal::new(RefusalCause::NotReady, message));
             }
             let expected = format!("{} servers, all registered", self.settings.servers);

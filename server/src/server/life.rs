@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use halflife_checkpoint::Checkpoints;
+use halflife_discovery::Candidacy;
 use halflife_proto::PROTOCOL_VERSION;
 use halflife_proto::hello::{Fingerprint, Hello};
 use halflife_proto::ids::{Generation, Incarnation, ServerIndex, Step};
@@ -20,9 +21,10 @@ use rand::RngExt as _;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::elected::Seat;
 use super::{Part, ServerError};
-use crate::config::JobSpec;
-use crate::follower::{self, FollowError};
+use crate::config::{CheckpointSection, JobSpec};
+use crate::follower::{self, Application, FollowError};
 use crate::lead::control_service::LeadPlace;
 use crate::lead::{InitialWeights, Lead};
 use crate::node::{CHANNEL_CAPACITY, Node, NodeEnd};
@@ -40,6 +42,15 @@ pub(super) struct Ground {
     pub(super) compute: Arc<ShardCompute>,
     pub(super) place: Arc<ShardPlace>,
     pub(super) leading: Arc<LeadPlace>,
+    /// Where leads are elected.
+    pub(super) candidacy: Option<Candidacy>,
+}
+
+/// How a lead begins.
+pub(super) struct Leading {
+    pub(super) latest_valid: bool,
+    pub(super) before: Option<(Generation, Option<Step>)>,
+    pub(super) elected: bool,
 }
 
 /// A server's part in one generation of its job. Its tasks end with it.
@@ -49,8 +60,10 @@ pub(super) struct Life {
     pub(super) lead: Option<Arc<Lead>>,
     pub(super) generation: Generation,
     pub(super) steps: Step,
-    /// Whether the job goes on after this generation.
-    pub(super) has_checkpoints: bool,
+    /// With it, the job goes on after this generation.
+    pub(super) checkpoint: Option<CheckpointSection>,
+    /// Why the server has this part.
+    pub(super) seat: Seat,
     pub(super) tasks: JoinSet<()>,
 }
 
@@ -65,21 +78,23 @@ impl Ground {
     /// Takes part in the job's next generation. `before`: the one that is over, and the step that was complete at its end.
     pub(super) async fn live(&self, before: Option<(Generation, Option<Step>)>) -> Result<Life, ServerError> {
         match &self.part {
-            Part::Lead { spec, latest_valid } => self.lead(spec, *latest_valid, before).await,
-            Part::Follower { lead, expected } => self.follow(lead, expected.as_deref()).await,
+            Part::Lead { spec, latest_valid } => {
+                self.lead(spec, Leading { latest_valid: *latest_valid, before, elected: false }).await
+            }
+            Part::Follower { lead, expected } => self.follow(lead, expected.as_deref(), false).await,
+            Part::Elected { spec, latest_valid, .. } => {
+                let candidacy = self.candidacy.as_ref().expect("who is to be elected stands for election");
+                self.live_as_elected(candidacy, (spec, *latest_valid), before).await
+            }
         }
     }
 
-    async fn lead(
-        &self,
-        spec: &JobSpec,
-        latest_valid: bool,
-        before: Option<(Generation, Option<Step>)>,
-    ) -> Result<Life, ServerError> {
+    pub(super) async fn lead(&self, spec: &JobSpec, leading: Leading) -> Result<Life, ServerError> {
+        let Leading { latest_valid, before, elected } = leading;
         let incarnation = Incarnation(rand::rng().random());
         // Told once: what is damaged later is another matter.
         let latest_valid = latest_valid && before.is_none();
-        let begin = recovery::Begin { incarnation, latest_valid, before };
+        let begin = recovery::Begin { incarnation, latest_valid, before, elected };
         let Beginning { job, generation, keeper } = recovery::begin(spec, begin).await.map_err(Box::new)?;
         let is_new = keeper.as_ref().is_none_or(|keeper| keeper.restored().is_none());
         let initial_weights = spec.job.init_from.as_deref().filter(|_| is_new);
@@ -107,7 +122,12 @@ impl Ground {
         self.take_part(identity, spec.clone(), Some(lead), tasks, (orders, reports))
     }
 
-    async fn follow(&self, lead_url: &str, expected: Option<&JobSpec>) -> Result<Life, ServerError> {
+    pub(super) async fn follow(
+        &self,
+        lead_url: &str,
+        expected: Option<&JobSpec>,
+        elected: bool,
+    ) -> Result<Life, ServerError> {
         let incarnation = Incarnation(rand::rng().random());
         let fingerprint = Fingerprint::of_this_process(0, "cpu");
         let hello = Hello {
@@ -117,7 +137,8 @@ impl Ground {
             incarnation,
             fingerprint: fingerprint.clone(),
         };
-        let admitted = follower::follow(lead_url, hello, self.own.clone(), self.memory_max, self.patience).await?;
+        let (own, memory_max, patience) = (self.own.clone(), self.memory_max, self.patience);
+        let admitted = follower::follow(lead_url, &Application { hello, own, memory_max, patience, elected }).await?;
         let spec = JobSpec::parse("the lead's job", &admitted.job_toml, &[]).map_err(ServerError::LeadsJob)?;
         if let Some(expected) = expected {
             check_same_job(lead_url, &expected.for_followers(), &spec)?;
@@ -144,14 +165,16 @@ impl Ground {
         tasks: JoinSet<()>,
         (orders, reports): Links,
     ) -> Result<Life, ServerError> {
-        let location = spec.checkpoint.as_ref().map(|section| section.location.clone());
-        let checkpoints = location.map(|location| Checkpoints::open(&location, Path::new("."))).transpose();
+        let checkpoint = spec.checkpoint.clone();
+        let location = checkpoint.as_ref().map(|section| section.location.as_str());
+        let checkpoints = location.map(|location| Checkpoints::open(location, Path::new("."))).transpose();
         let checkpoints = checkpoints.map_err(|error| Box::new(BeginError::from(error)))?;
-        let (steps, has_checkpoints) = (Step(spec.job.steps), checkpoints.is_some());
+        let (steps, seat) = (Step(spec.job.steps), Seat::Given);
         let (place, compute) = (self.place.clone(), self.compute.clone());
         let generation = identity.generation;
         let node = Node { identity, spec, place, compute, checkpoints };
-        Ok(Life { node: tokio::spawn(node.run(orders, reports)), lead, generation, steps, has_checkpoints, tasks })
+        let node = tokio::spawn(node.run(orders, reports));
+        Ok(Life { node, lead, generation, steps, checkpoint, seat, tasks })
     }
 }
 

@@ -361,6 +361,7 @@ impl World<'_> {
                 }
                 Effect::Commit(written) => self.begin_to_commit(written),
                 Effect::Recover(_) => goes_back = true,
+                Effect::LetGo(_) => unreachable!("simulated jobs wait for all servers"),
                 Effect::Notify(incarnation, Notice::Assignment(assignment)) => {
                     let told = [8, assignment.epoch, assignment.from_step.0, assignment.nodes.len() as u64];
                     self.trace.note(self.now, &told, || {

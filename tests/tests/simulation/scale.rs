@@ -56,6 +56,7 @@ impl Cluster {
             lease: Duration::from_secs(5),
             demand: Demand::default(),
             checkpoints: None,
+            forming: None,
             consistency: Consistency::default(),
         });
         for server in 0..servers {

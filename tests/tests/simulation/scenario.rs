@@ -208,6 +208,7 @@ impl Job {
             lease: Duration::from_micros(LEASE_US),
             demand: Demand::default(), // no server bounds its memory
             checkpoints,
+            forming: None,
             consistency: job.consistency(),
         }
     }

@@ -179,6 +179,7 @@ impl LeadState {
             effects.extend(self.finish_when_all_left());
         }
         effects.extend(self.watch_progress(now));
+        effects.extend(self.form_without_missing(now));
         effects
     }
 

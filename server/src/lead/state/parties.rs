@@ -12,7 +12,7 @@ use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::{SlotRange, SlotTree};
 
-use super::{Behind, Demand, Keeping};
+use super::{Behind, Demand, Forming, Keeping};
 
 /// The part of the job the lead decides by.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Settings {
     pub demand: Demand,
     /// How it keeps checkpoints, if it does.
     pub checkpoints: Option<Keeping>,
+    /// When it begins a generation with fewer servers; `None`: it waits for all.
+    pub forming: Option<Forming>,
 }
 
 /// Something to do, in this order.
@@ -52,6 +54,8 @@ pub enum Effect {
     LoadInitialWeights,
     /// Every server has written its part of a checkpoint: commit it.
     Commit(Written),
+    /// Cut the link to a server: it comes back with another number.
+    LetGo(ServerIndex),
     /// The job goes back to its last checkpoint, for this reason.
     Recover(String),
     /// A worker that was told to wait for a ticket may ask again.

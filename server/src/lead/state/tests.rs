@@ -11,6 +11,7 @@ use halflife_proto::membership::Operation;
 use halflife_proto::slots::SlotRange;
 use halflife_proto::slots::SlotTree;
 
+mod forming;
 mod job;
 mod keeping;
 mod members;
@@ -40,6 +41,7 @@ fn settings(servers: u32) -> Settings {
         consistency: Consistency::default(),
         demand: Demand::default(),
         checkpoints: None,
+        forming: None,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::lead::state::{Keeping, Restored};
 
 const FILE: SavedFile = SavedFile { bytes: 1, header_bytes: 1, header_blake3: [0; 32], index_blake3: [0; 32] };
 
-fn keeping(restored: Option<u64>) -> Settings {
+pub(super) fn keeping(restored: Option<u64>) -> Settings {
     let restore = restored.map(|step| CheckpointName { step: Step(step), generation: Generation(1) });
     let plan = CheckpointPlan { nonce: "n".to_owned(), restore };
     let restored = restored.map(|_| Restored { model: manifest(), voided: 0, torn: 0 });
