@@ -25,6 +25,7 @@ use crate::error::{ClientError, Weight};
 use crate::gradient::NodeGradient;
 use crate::layout::Layout;
 use crate::node_sum::is_nonfinite;
+use crate::observer::Observer;
 use crate::pull::Puller;
 use crate::session::{Session, SessionHandle};
 use crate::shipment::Shipment;
@@ -85,6 +86,7 @@ pub struct Member {
     /// Where this worker is with its tickets.
     pushing: Pushing,
     give_up_after: Duration,
+    observer: Observer,
 }
 
 /// What the member sees at one look at the session.
@@ -337,6 +339,7 @@ impl Member {
             Ok(mut version) => {
                 // The others compute at what the wire carried; so must this worker.
                 round(self.job.wire.weights, &mut version.values);
+                self.observer.weights_whole(version.step);
                 self.session.publish(Arc::new(version));
             }
             // The servers have moved on, or a stream tells soon what is wrong.

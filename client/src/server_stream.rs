@@ -25,6 +25,7 @@ use crate::bulk::Bulk;
 use crate::connection::call;
 use crate::encoder::BlockEncoder;
 use crate::error::{ClientError, status_cause};
+use crate::observer::Observer;
 use crate::session::SessionHandle;
 use crate::shipment::Shipment;
 use halflife_proto::fault_point::{self, FaultPoint};
@@ -37,6 +38,7 @@ pub(crate) struct ServerReader {
     server: ServerIndex,
     url: String,
     responses: IncomingMessages,
+    observer: Observer,
 }
 
 /// What [`open`] gives: where shipments are put in, the reading half, and the newest step that the server has
@@ -50,6 +52,7 @@ pub(crate) async fn open(
     hello: &Hello,
     from_step: Option<Step>,
     plan: &Arc<BlockPlan>,
+    observer: &Observer,
 ) -> Result<Opened, ClientError> {
     let bulk = Bulk::connect(url).await?;
     let (shipments, queue) = mpsc::channel(SHIPMENTS_QUEUED_MAX);
@@ -63,13 +66,18 @@ pub(crate) async fn open(
         heads: Heads::default(),
         encoder: BlockEncoder::default(),
     };
-    let requests = tokio_stream::once(framing::message(&first)).chain(outgoing).map(Ok);
+    let counting = observer.clone();
+    let requests = tokio_stream::once(framing::message(&first)).chain(outgoing).map(move |message: Framed| {
+        counting.sent(message.byte_count() as u64);
+        Ok(message)
+    });
     let body = OutgoingMessages::request(requests);
     let mut responses = IncomingMessages::new(call(url, async { bulk.step(body).await.map(Response::new) }).await?);
     let welcome = call(url, async { responses.message().await.map(Response::new) }).await?;
     let welcome = welcome.map(|(response, _)| response);
     let step = read_welcome(welcome, server, hello, url)?;
-    let reader = ServerReader { server, url: url.to_owned(), responses };
+    observer.stream_opened();
+    let reader = ServerReader { server, url: url.to_owned(), responses, observer: observer.clone() };
     Ok((shipments, reader, step))
 }
 
@@ -121,7 +129,9 @@ impl ServerReader {
     /// asked again. Refusals go to the session.
     pub(crate) fn poll_content(&mut self, session: &SessionHandle, context: &mut Context<'_>) -> Poll<Content> {
         loop {
-            return Poll::Ready(match ready!(self.responses.poll_message(context)) {
+            let message = ready!(self.responses.poll_message(context));
+            self.observer.received(self.responses.take_bytes());
+            return Poll::Ready(match message {
                 Ok(Some((response, data))) => match self.read(response, data, session) {
                     Ok(Some(content)) => content,
                     Ok(None) => continue,

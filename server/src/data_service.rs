@@ -20,6 +20,7 @@ use tracing::debug;
 use crate::outbox::{Outbox, Outgoing};
 use crate::registry::SessionId;
 use crate::shard::{Shard, ShardPlace};
+use crate::telemetry::Meter;
 
 /// Serves the blocks of the shard in `place`.
 #[derive(Debug, Clone)]
@@ -111,6 +112,7 @@ impl DataService {
     pub(crate) async fn open_step_stream(&self, body: Body) -> Result<Body, Status> {
         let mut incoming = IncomingMessages::new(body);
         let first = incoming.message::<v1::StepRequest>().await?;
+        self.place.meter().received(incoming.take_bytes());
         let (first, _) = first.ok_or_else(|| hello_expected("the end of the stream"))?;
         let from_step = first.from_step.map(Step);
         let Some(step_request::Message::Hello(hello)) = first.message else {
@@ -129,8 +131,9 @@ impl DataService {
         let generation = shard.identity().generation;
         // Reading never waits for writing: the reader is a task of its own, the writer is the
         // response body.
-        tokio::spawn(read_contributions(incoming, shard, outbox.clone()));
-        Ok(OutgoingMessages::response(Outgoing::new(outbox, generation, session)))
+        let meter = self.place.meter();
+        tokio::spawn(read_contributions(incoming, shard, outbox.clone(), meter.clone()));
+        Ok(OutgoingMessages::response(Outgoing::new(outbox, generation, session).counted_in(meter.clone())))
     }
 }
 
@@ -148,11 +151,12 @@ impl Drop for Session {
     }
 }
 
-async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, outbox: Arc<Outbox>) {
+async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, outbox: Arc<Outbox>, meter: Arc<Meter>) {
     while !outbox.is_closed() {
         match incoming.message::<v1::StepRequest>().await {
             Ok(Some((request, data))) => {
-                if let Some(reply) = answer(&shard, &outbox, request, data) {
+                meter.received(incoming.take_bytes());
+                if let Some(reply) = answer(&shard, &outbox, &meter, request, data) {
                     outbox.reply(reply);
                 }
                 shard.has_room().await;
@@ -169,7 +173,13 @@ async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, o
 }
 
 /// The reply a request needs, if any: contributions that count are answered by the step's weights.
-fn answer(shard: &Arc<Shard>, outbox: &Outbox, request: v1::StepRequest, data: TensorData) -> Option<Message> {
+fn answer(
+    shard: &Arc<Shard>,
+    outbox: &Outbox,
+    meter: &Meter,
+    request: v1::StepRequest,
+    data: TensorData,
+) -> Option<Message> {
     let contribution = match request.message {
         Some(step_request::Message::Mark(v1::Mark { number })) => {
             outbox.mark(number);
@@ -186,6 +196,9 @@ fn answer(shard: &Arc<Shard>, outbox: &Outbox, request: v1::StepRequest, data: T
     match contribution.and_then(|contribution| shard.contribute(contribution)) {
         Ok(acknowledgement) if acknowledgement.outcome == Outcome::Added => None,
         Ok(acknowledgement) => Some(Message::Acknowledgement(acknowledgement.into())),
-        Err(refusal) => Some(Message::Refusal(refusal.into())),
+        Err(refusal) => {
+            meter.refused(&refusal);
+            Some(Message::Refusal(refusal.into()))
+        }
     }
 }

@@ -19,7 +19,7 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use halflife_optim::Optimizer;
+use halflife_optim::{Optimizer, StepFactors};
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::job::JobDescription;
 use halflife_proto::manifest::Role;
@@ -28,6 +28,7 @@ use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::SlotTree;
 use halflife_proto::tensor_codec::Dtype;
+use halflife_proto::v1;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -73,6 +74,9 @@ fn demand(spec: &JobSpec, optimizer: &Optimizer) -> Demand {
     let (slots, pushes) = if spec.job.mode.has_tickets() { (0, 1) } else { (u64::from(spec.job.slots), 0) };
     Demand { state_bytes, gradient_bytes, slots, pushes }
 }
+
+/// What tensors of no parameter group are told under.
+const WITHOUT_GROUP: &str = "(none)";
 
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(50);
@@ -208,6 +212,35 @@ impl Lead {
                 (factors.lr(), factors.decay())
             }
         }
+    }
+
+    /// Learning rate and decay factor of each parameter group at `step` (0 at step 0), those of no group first.
+    pub(crate) fn group_factors(&self, step: Step) -> Vec<(String, f64, f64)> {
+        let mut told: Vec<(String, f64, f64)> = Vec::new();
+        for (index, rule) in self.optimizer.group_rules().iter().enumerate() {
+            let name = rule.group().unwrap_or(WITHOUT_GROUP);
+            // Nothing forbids two groups of one name.
+            let is_taken = told.iter().any(|(known, ..)| known == name);
+            let name = if is_taken { format!("{name} #{index}") } else { name.to_owned() };
+            let factors = (step > Step::ZERO).then(|| self.optimizer.factors(rule, step.0, step.0));
+            told.push((
+                name,
+                factors.as_ref().map_or(0.0, StepFactors::lr),
+                factors.as_ref().map_or(0.0, StepFactors::decay),
+            ));
+        }
+        told
+    }
+
+    /// How the job stands.
+    #[must_use]
+    pub fn status(&self) -> v1::JobStatus {
+        status::of(self)
+    }
+
+    /// How long it has led.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Reads the state.

@@ -14,6 +14,7 @@ use halflife_server::explain::{self, ExplainArguments};
 use halflife_server::operator::{
     self, DrainArguments, PauseArguments, ResumeArguments, StatusArguments, StopArguments, Wish,
 };
+use halflife_server::telemetry::TelemetryArguments;
 use halflife_server::{JobSpec, Part, ServerOptions, io_threads, start};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -82,6 +83,8 @@ struct Arguments {
     /// lead is lost.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
+    #[command(flatten)]
+    telemetry: TelemetryArguments,
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -179,6 +182,7 @@ async fn run(arguments: Arguments) -> Result<String, String> {
         memory_max,
         latest_valid,
         patience,
+        telemetry,
     } = arguments;
     let asked_to_stop = stop_signal().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let spec = config.map(|path| JobSpec::load(&path, &set)).transpose().map_err(|error| error.to_string())?;
@@ -188,8 +192,10 @@ async fn run(arguments: Arguments) -> Result<String, String> {
         (None, Some(spec)) => Part::Lead { spec, latest_valid },
         (None, None) => return Err("expected --config FILE to lead, or --lead URL to follow".to_owned()),
     };
+    let telemetry = telemetry.begin().await.map_err(|error| error.to_string())?;
     let (patience, memory_max) = (Duration::from_secs(patience), NonZeroU64::new(memory_max));
-    let options = ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience };
+    let options =
+        ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience, telemetry };
     tokio::pin!(asked_to_stop);
     let server = tokio::select! {
         server = start(options) => server.map_err(|error| error.to_string())?,

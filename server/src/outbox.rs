@@ -19,6 +19,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::block::Version;
+use crate::telemetry::Meter;
 
 /// Replies that may wait for a peer to read them.
 const REPLIES_MAX: usize = 4096;
@@ -111,6 +112,15 @@ impl Outbox {
         self.lock().end.is_some()
     }
 
+    /// What waits: messages, and the bytes of weights among them.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        let state = self.lock();
+        let messages = state.replies.len() + state.baseline.len() + state.order.len();
+        let weights = state.baseline.iter().map(|(_, version)| version).chain(state.newest.values());
+        (messages, weights.map(|version| version.to_send().1.len()).sum())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Queue operations do not panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -151,6 +161,7 @@ pub struct Outgoing {
     outbox: Arc<Outbox>,
     generation: Generation,
     heads: Heads,
+    meter: Option<Arc<Meter>>,
     /// Runs when the connection lets go of the stream.
     _on_drop: Box<dyn Send>,
 }
@@ -158,7 +169,13 @@ pub struct Outgoing {
 impl Outgoing {
     /// Empties `outbox`; `on_drop` is dropped together with the stream.
     pub fn new(outbox: Arc<Outbox>, generation: Generation, on_drop: impl Send + 'static) -> Outgoing {
-        Outgoing { outbox, generation, heads: Heads::default(), _on_drop: Box::new(on_drop) }
+        Outgoing { outbox, generation, heads: Heads::default(), meter: None, _on_drop: Box::new(on_drop) }
+    }
+
+    /// Counts what goes out in `meter`.
+    #[must_use]
+    pub fn counted_in(self, meter: Arc<Meter>) -> Outgoing {
+        Outgoing { meter: Some(meter), ..self }
     }
 }
 
@@ -166,9 +183,12 @@ impl Stream for Outgoing {
     type Item = Result<Framed, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Outgoing { outbox, generation, heads, .. } = self.get_mut();
+        let Outgoing { outbox, generation, heads, meter, .. } = self.get_mut();
         let mut state = outbox.lock();
         if let Some(message) = state.next(*generation, heads) {
+            if let Some(meter) = meter {
+                meter.sent(message.byte_count() as u64);
+            }
             return Poll::Ready(Some(Ok(message)));
         }
         match &mut state.end {
@@ -256,6 +276,25 @@ mod tests {
             })
             .collect();
         assert_eq!(told, ["step 0", "step 3", "mark 7", "step 2"]);
+    }
+
+    #[test]
+    fn what_waits_is_told() {
+        let outbox = Outbox::default();
+        outbox.send_baseline(block(0), version(1));
+        (2..9).for_each(|step| outbox.send_weights(block(0), &version(step)));
+        outbox.mark(1);
+        assert_eq!(outbox.waiting(), (3, 8));
+        let meter = Arc::<Meter>::default();
+        let outbox = Arc::new(outbox);
+        let mut outgoing = Outgoing::new(outbox.clone(), Generation(1), ()).counted_in(meter.clone());
+        let mut sent = 0;
+        while let Poll::Ready(Some(Ok(message))) =
+            Pin::new(&mut outgoing).poll_next(&mut Context::from_waker(Waker::noop()))
+        {
+            sent += message.byte_count() as u64;
+        }
+        assert_eq!((outbox.waiting(), meter.sent_bytes()), ((0, 0), sent));
     }
 
     #[test]

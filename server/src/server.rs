@@ -33,6 +33,7 @@ use crate::node::NodeEnd;
 use crate::recovery::BeginError;
 use crate::shard::{ShardCompute, ShardPlace};
 use crate::step_edge::StepEdge;
+use crate::telemetry::{ServerReadings, Telemetry};
 use life::{Ground, Life, LifeEnd};
 
 /// How long open connections may take to end once the server does.
@@ -74,6 +75,8 @@ pub struct ServerOptions {
     pub memory_max: Option<NonZeroU64>,
     /// How long to try to reach the lead.
     pub patience: Duration,
+    /// What it is observed through.
+    pub telemetry: Telemetry,
 }
 
 /// Why a server cannot start or go on.
@@ -188,7 +191,8 @@ pub struct RunningServer {
 /// # Errors
 /// [`ServerError`], before anything is served.
 pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError> {
-    let ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience } = options;
+    let ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience, telemetry } =
+        options;
     let at_unix_socket = matches!(&part, Part::Follower { lead, .. } if lead.starts_with("unix:"));
     if at_unix_socket && listen.ip().is_unspecified() && advertise.is_none() {
         return Err(ServerError::NoAddress { listen });
@@ -205,13 +209,15 @@ pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError>
         Part::Follower { lead, .. } => Err(leads_elsewhere(lead)),
     };
     let leading = Arc::new(LeadPlace::new(control));
-    let place = Arc::default();
+    let place = Arc::<ShardPlace>::default();
+    telemetry.add(Arc::new(ServerReadings { place: place.clone(), leading: leading.clone() }));
     let ground = Ground { part, own, bound, memory_max, patience, compute, place, leading };
     let life = ground.live(None).await?;
     let (stop, stopping) = watch::channel(false);
     let listeners = Listeners { tcp: listener, unix };
-    let routes = routes(ground.place.clone(), ControlService::new(ground.leading.clone())).await;
-    let serving = tokio::spawn(connections::serve(listeners, routes, stopping));
+    let meter = ground.place.meter().clone();
+    let routes = routes(ground.place.clone(), ControlService::new(ground.leading.clone(), meter.clone())).await;
+    let serving = tokio::spawn(connections::serve(listeners, routes, meter, stopping));
     info!(url = own_url, at = %bound, "listening");
     Ok(RunningServer { url: own_url, ground, life, stop, serving })
 }
@@ -280,6 +286,7 @@ impl RunningServer {
                 LifeEnd::Node(end) => break Some(end),
             }
             let lost_at = self.end_generation();
+            self.ground.place.meter().recovers();
             self.life = tokio::select! {
                 life = self.ground.live(Some((self.life.generation, lost_at))) => life?,
                 () = &mut asked_to_stop => {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use halflife_server::telemetry::TelemetryArguments;
 
 use crate::bench_command::Bench;
 
@@ -65,6 +66,8 @@ pub(crate) struct Train {
     #[command(flatten)]
     slowness: Slowness,
     #[command(flatten)]
+    pub(crate) telemetry: TelemetryArguments,
+    #[command(flatten)]
     pub(crate) outputs: Outputs,
 }
 
@@ -108,6 +111,8 @@ pub(crate) struct Local {
     pub(crate) latest_valid: bool,
     #[command(flatten)]
     slowness: Slowness,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArguments,
     #[command(flatten)]
     pub(crate) outputs: Outputs,
 }

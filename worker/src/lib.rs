@@ -5,6 +5,7 @@
 //! - [`data`]: labelled samples and their parts; [`sampling`]: which of them make up a slot.
 //! - [`model`]: loss and gradient.
 //! - [`report`], [`progress`], [`digest`], [`weights_file`]: what a run leaves behind.
+//! - [`meter`]: what is told while it runs.
 //! - [`mod@bench`]: a load generator with a synthetic model.
 //! - [`threads`]: how many a gradient takes.
 //! - `random`, `permutation`: stateless randomness.
@@ -16,6 +17,7 @@ pub mod computation;
 pub mod data;
 pub mod digest;
 pub mod local;
+pub mod meter;
 pub mod model;
 mod permutation;
 pub mod progress;

@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use crate::computation::{Computation, ComputationError};
 use crate::digest::weights_digest;
+use crate::meter::Meter;
 use crate::progress::{Progress, StepSeen};
 use crate::report::{Report, Rollback, Scores, TicketReport};
 
@@ -66,6 +67,8 @@ pub struct TrainOptions {
     pub evaluate: Evaluate,
     /// Waits so long after each gradient: a slow worker, to see what that does to a mode.
     pub delay: Duration,
+    /// Where it counts what it does.
+    pub meter: Arc<Meter>,
 }
 
 /// How a worker's part ended in good order.
@@ -135,6 +138,7 @@ pub struct Trainer {
     fingerprint: String,
     evaluates: bool,
     delay: Duration,
+    meter: Arc<Meter>,
     /// Away while a blocking thread computes with it.
     computation: Option<Computation>,
     seen: Seen,
@@ -160,7 +164,7 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`].
     pub async fn join(url: &str, options: TrainOptions) -> Result<Trainer, TrainError> {
-        let TrainOptions { client, evaluate, delay } = options;
+        let TrainOptions { client, evaluate, delay, meter } = options;
         let fingerprint = client.fingerprint.to_string();
         let mut lead = Lead::connect(url, client.clone()).await?;
         let job = lead.job().clone();
@@ -188,6 +192,7 @@ impl Trainer {
             }
         };
         let job = member.job().clone();
+        meter.joined(member.number(), job.generation);
         computation.use_buffers(member.buffers().clone());
         let evaluates = match evaluate {
             Evaluate::Always => true,
@@ -205,6 +210,7 @@ impl Trainer {
             fingerprint,
             evaluates,
             delay,
+            meter,
             computation,
             seen: Seen::default(),
             rollbacks: Vec::new(),
@@ -265,6 +271,7 @@ impl Trainer {
             }
             match lead.join(self.manifest.clone()).await {
                 Ok(member) => {
+                    self.meter.joined(member.number(), member.job().generation);
                     let before = std::mem::replace(&mut self.member, member);
                     break self.note_generation(&before, progress).await;
                 }
@@ -297,25 +304,29 @@ impl Trainer {
             undone = rollback.undone_steps,
             "the job has gone back to a checkpoint"
         );
+        self.meter.rolled_back(&rollback);
         progress.rolled_back(&rollback);
         self.rollbacks.push(rollback);
     }
 
     async fn work_until_done(&mut self, progress: &mut Progress) -> Result<Outcome, TrainError> {
         loop {
-            match self.member.next_work().await? {
+            let idle = Instant::now();
+            let work = self.member.next_work().await?;
+            self.meter.waited(idle);
+            match work {
                 Work::Initialize => {
                     let seed = self.job.seed;
                     let weights = self.compute(move |computation| computation.initialize(seed)).await;
                     self.member.initialize(weights).await?;
                 }
                 Work::Compute { step, nodes, weights } => {
-                    self.seen.note(&weights, &self.job, progress);
+                    self.seen.note(&weights, &self.job, &self.meter, progress);
                     self.contribute(step, nodes, &weights).await?;
                     self.evaluate_if_due(&weights, progress).await?;
                 }
                 Work::Finished { weights } => {
-                    self.seen.note(&weights, &self.job, progress);
+                    self.seen.note(&weights, &self.job, &self.meter, progress);
                     return Ok(Outcome::Done(weights));
                 }
                 Work::Drained => return Ok(Outcome::Drained),
@@ -337,14 +348,19 @@ impl Trainer {
                 break;
             }
             let weights = Arc::clone(weights);
+            let begun = Instant::now();
             let result = self.compute(move |computation| computation.node(step, node, &weights.values)).await?;
+            let computed = begun.elapsed();
             loss += f64::from(result.loss) * f64::from(node.count());
             slots += node.count();
             if !self.delay.is_zero() {
                 tokio::time::sleep(self.delay).await;
             }
+            let begun = Instant::now();
             self.member.contribute(step, node, result.gradient).await?;
+            self.meter.contributed(node.count(), computed, begun.elapsed());
         }
+        self.meter.step_contributed();
         self.seen.loss = Some((step, (loss / f64::from(slots)) as f32));
         self.seen.contributed(step);
         Ok(())
@@ -454,7 +470,7 @@ impl Seen {
         Rollback { generation: generation.0, from_step: newest.0, to_step: restored.0, undone_steps }
     }
 
-    fn note(&mut self, weights: &WeightsVersion, job: &JobDescription, progress: &mut Progress) {
+    fn note(&mut self, weights: &WeightsVersion, job: &JobDescription, meter: &Meter, progress: &mut Progress) {
         self.first.get_or_insert((weights.step, Instant::now()));
         if self.newest.is_none_or(|newest| newest < weights.step) {
             self.newest = Some(weights.step);
@@ -463,7 +479,9 @@ impl Seen {
             let loss = self.loss.and_then(|(step, loss)| of_this_step(step).then_some(loss));
             let steps = job.steps;
             if weights.step > Step::ZERO {
-                progress.step(StepSeen { step: weights.step.0, steps, loss, lr: weights.lr, decay: weights.decay });
+                let seen = StepSeen { step: weights.step.0, steps, loss, lr: weights.lr, decay: weights.decay };
+                meter.saw(&seen);
+                progress.step(seen);
             }
         }
     }

@@ -52,6 +52,7 @@ impl Member {
             result: None,
             pushing: Pushing::default(),
             give_up_after: lead.options.give_up_after,
+            observer: lead.options.observer,
             hello,
             job,
             layout,
@@ -95,6 +96,7 @@ impl Member {
             plan: Arc::clone(&self.plan),
             session: self.session.clone(),
             give_up_after,
+            observer: self.observer.clone(),
         };
         self.tasks.spawn(assemble(assembly, readers, reopener));
     }
@@ -111,7 +113,7 @@ impl Member {
             return None;
         }
         let url = format!("unix://{unix_socket}");
-        match server_stream::open(&url, server, &self.hello, from_step, &self.plan).await {
+        match server_stream::open(&url, server, &self.hello, from_step, &self.plan, &self.observer).await {
             Ok(opened) => Some(self.keep_stream(server, opened)),
             Err(failure) => {
                 tracing::debug!(url, %failure, "no way through the server's Unix socket");
@@ -135,7 +137,7 @@ impl Member {
         let url = &self.urls[server.0 as usize];
         let mut backoff = Backoff::new(give_up_after);
         let opened = loop {
-            match server_stream::open(url, server, &self.hello, from_step, &self.plan).await {
+            match server_stream::open(url, server, &self.hello, from_step, &self.plan, &self.observer).await {
                 Ok(opened) => break opened,
                 // The job went on since the join: begin with what the server has; a version that is
                 // skipped by that is pulled when there is work at it.

@@ -17,13 +17,14 @@ use tracing::info;
 
 use super::Lead;
 use super::state::LeadState;
-use super::status;
 use crate::node::CHANNEL_CAPACITY;
+use crate::telemetry::Meter;
 
 /// Serves the lead's side of the contract; on other servers it refuses with `NOT_LEAD`.
 #[derive(Debug, Clone)]
 pub struct ControlService {
     place: Arc<LeadPlace>,
+    meter: Arc<Meter>,
 }
 
 /// Where the service finds the lead: another one in each generation, and none in between.
@@ -42,7 +43,8 @@ impl LeadPlace {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = lead;
     }
 
-    fn get(&self) -> Result<Arc<Lead>, Refusal> {
+    /// The lead, or why there is none here.
+    pub(crate) fn get(&self) -> Result<Arc<Lead>, Refusal> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -56,10 +58,10 @@ pub fn leads_elsewhere(url: &str) -> Refusal {
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl ControlService {
-    /// Speaks for the lead in `place`.
+    /// Speaks for the lead in `place`; what streams refuse is counted in `meter`, as calls are by whoever serves them.
     #[must_use]
-    pub fn new(place: Arc<LeadPlace>) -> ControlService {
-        ControlService { place }
+    pub fn new(place: Arc<LeadPlace>, meter: Arc<Meter>) -> ControlService {
+        ControlService { place, meter }
     }
 
     fn lead(&self) -> Result<Arc<Lead>, Refusal> {
@@ -132,11 +134,12 @@ impl Control for ControlService {
             || Refusal::mismatch(RefusalCause::Malformed, "heartbeats", "a first one", "the end of the stream");
         let first = beats.message().await?.ok_or_else(malformed)?;
         let incarnation = take_beat(&lead, first)?;
-        let reader = lead.clone();
+        let (reader, meter) = (lead.clone(), self.meter.clone());
         let (fenced, fence) = mpsc::channel(1);
         tokio::spawn(async move {
             while let Ok(Some(beat)) = beats.message().await {
                 if let Err(refusal) = take_beat(&reader, beat) {
+                    meter.refused(&refusal);
                     let _ = fenced.send(Err(refusal.into())).await; // the worker may be gone already
                     return;
                 }
@@ -148,7 +151,7 @@ impl Control for ControlService {
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::JobStatus>, Status> {
-        Ok(Response::new(status::of(&*self.lead()?)))
+        Ok(Response::new(self.lead()?.status()))
     }
 
     async fn ticket(&self, request: Request<v1::TicketRequest>) -> Result<Response<v1::TicketResponse>, Status> {

@@ -150,6 +150,7 @@ impl Ground {
         let (steps, has_checkpoints) = (Step(spec.job.steps), checkpoints.is_some());
         let (place, compute) = (self.place.clone(), self.compute.clone());
         let generation = identity.generation;
+        place.meter().took_part(identity.index);
         let node = Node { identity, spec, place, compute, checkpoints };
         Ok(Life { node: tokio::spawn(node.run(orders, reports)), lead, generation, steps, has_checkpoints, tasks })
     }
