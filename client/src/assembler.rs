@@ -43,6 +43,7 @@ pub(crate) async fn assemble(mut assembly: Assembly, readers: Vec<ServerReader>,
         match (event, &links[index]) {
             (Event::Content(Content::Weights(weights)), Link::Open(reader)) => {
                 copied += weights.data.len();
+                reopener.observer.weights_came(weights.step);
                 match assembly.receive(reader.server(), &weights) {
                     Ok(Some(version)) => {
                         reopener.observer.weights_whole(version.step);

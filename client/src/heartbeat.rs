@@ -6,16 +6,18 @@ use std::time::Duration;
 use halflife_proto::hello::Hello;
 use halflife_proto::membership::Notice;
 use halflife_proto::refusal::Refusal;
+use halflife_proto::trace::TRACEPARENT;
 use halflife_proto::v1;
 use halflife_proto::wire::read_notice;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Request, Streaming};
 
 use crate::connection::{call, connect, control_client};
 use crate::error::{ClientError, status_cause};
+use crate::observer::Observer;
 use crate::retry::Backoff;
 use crate::session::SessionHandle;
 use halflife_proto::fault_point::{self, FaultPoint};
@@ -46,7 +48,7 @@ enum End {
 
 /// Keeps a heartbeat stream open: opens it again whenever it breaks, until `give_up_after` has passed
 /// without one or the lead refuses.
-pub(crate) async fn keep(mut halves: (Heart, NoticeReader), hello: Hello, give_up_after: Duration) {
+pub(crate) async fn keep(mut halves: (Heart, NoticeReader), hello: Hello, give_up_after: Duration, observer: Observer) {
     loop {
         let (heart, reader) = halves;
         let (every, session, url) = (heart.every, heart.session.clone(), reader.url.clone());
@@ -58,7 +60,7 @@ pub(crate) async fn keep(mut halves: (Heart, NoticeReader), hello: Hello, give_u
         tracing::warn!(url, cause, "lost the lead; trying to reach it again for {seconds} s");
         let mut backoff = Backoff::new(give_up_after);
         halves = loop {
-            let failure = match open(&url, &hello, every, &session).await {
+            let failure = match open(&url, &hello, every, &session, &observer).await {
                 Ok(halves) => break halves,
                 Err(failure) => failure,
             };
@@ -89,12 +91,17 @@ pub(crate) async fn open(
     hello: &Hello,
     every: Duration,
     session: &SessionHandle,
+    observer: &Observer,
 ) -> Result<(Heart, NoticeReader), ClientError> {
     let mut client = control_client(connect(url).await?);
     let (heartbeats, queue) = mpsc::channel(1);
     let heart = Heart { hello: hello.into(), every, session: session.clone(), heartbeats };
     let first = tokio_stream::once(heart.beat());
-    let notices = call(url, client.heartbeat(first.chain(ReceiverStream::new(queue)))).await?;
+    let mut request = Request::new(first.chain(ReceiverStream::new(queue)));
+    if let Some(parent) = observer.traceparent(hello) {
+        request.metadata_mut().insert(TRACEPARENT, parent);
+    }
+    let notices = call(url, client.heartbeat(request)).await?;
     Ok((heart, NoticeReader { url: url.to_owned(), notices, session: session.clone() }))
 }
 

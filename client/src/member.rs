@@ -25,7 +25,7 @@ use crate::error::{ClientError, Weight};
 use crate::gradient::NodeGradient;
 use crate::layout::Layout;
 use crate::node_sum::is_nonfinite;
-use crate::observer::Observer;
+use crate::observer::{Observer, SessionSpan};
 use crate::pull::Puller;
 use crate::session::{Session, SessionHandle};
 use crate::shipment::Shipment;
@@ -87,6 +87,8 @@ pub struct Member {
     pushing: Pushing,
     give_up_after: Duration,
     observer: Observer,
+    /// Recorded when it is dropped.
+    _span: SessionSpan,
 }
 
 /// What the member sees at one look at the session.

@@ -6,11 +6,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 use halflife_proto::contribution::{BlockWeights, Contribution};
 use halflife_proto::framing::{self, Framed, Heads, IncomingMessages, OutgoingMessages, TensorData};
 use halflife_proto::hello::Hello;
-use halflife_proto::ids::{Generation, ServerIndex, Step};
+use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1;
 use halflife_proto::v1::step_request::Message as Up;
@@ -60,9 +61,11 @@ pub(crate) async fn open(
     let outgoing = Outgoing {
         plan: Arc::clone(plan),
         server,
-        generation: hello.generation,
+        hello: hello.clone(),
         queue,
         current: None,
+        begun: None,
+        observer: observer.clone(),
         heads: Heads::default(),
         encoder: BlockEncoder::default(),
     };
@@ -72,7 +75,9 @@ pub(crate) async fn open(
         Ok(message)
     });
     let body = OutgoingMessages::request(requests);
-    let mut responses = IncomingMessages::new(call(url, async { bulk.step(body).await.map(Response::new) }).await?);
+    let mut responses = IncomingMessages::new(
+        call(url, async { bulk.step(body, observer.traceparent(hello)).await.map(Response::new) }).await?,
+    );
     let welcome = call(url, async { responses.message().await.map(Response::new) }).await?;
     let welcome = welcome.map(|(response, _)| response);
     let step = read_welcome(welcome, server, hello, url)?;
@@ -185,10 +190,13 @@ impl ServerReader {
 struct Outgoing {
     plan: Arc<BlockPlan>,
     server: ServerIndex,
-    generation: Generation,
+    hello: Hello,
     queue: mpsc::Receiver<Shipment>,
     /// The shipment being sent, and which of the server's blocks is next.
     current: Option<(Shipment, usize)>,
+    /// Since when it is being sent, where its step is sampled.
+    begun: Option<SystemTime>,
+    observer: Observer,
     heads: Heads,
     encoder: BlockEncoder,
 }
@@ -200,7 +208,7 @@ impl Outgoing {
         while let Some(number) = numbers.get(*next) {
             *next += 1;
             let block = &self.plan.blocks()[*number];
-            let contribution = shipment.contribution(*number, block, self.generation, &mut self.encoder);
+            let contribution = shipment.contribution(*number, block, self.hello.generation, &mut self.encoder);
             if let Some(contribution) = &contribution {
                 fault_point::reach(match (contribution.step, contribution.push) {
                     (Step::ZERO, None) => FaultPoint::InitialBlock,
@@ -212,7 +220,9 @@ impl Outgoing {
                 return contribution;
             }
         }
-        self.current = None;
+        if let (Some((shipment, _)), Some(begun)) = (self.current.take(), self.begun.take()) {
+            self.observer.pushed(&self.hello, shipment.step(), self.server, begun);
+        }
         None
     }
 }
@@ -232,7 +242,10 @@ impl Stream for Outgoing {
             match ready!(self.queue.poll_recv(context)) {
                 Some(shipment) => match shipment.mark_number() {
                     Some(number) => return Poll::Ready(Some(framing::message(&mark(number)))),
-                    None => self.current = Some((shipment, 0)),
+                    None => {
+                        self.begun = self.observer.spans().samples(shipment.step()).then(SystemTime::now);
+                        self.current = Some((shipment, 0));
+                    }
                 },
                 None => return Poll::Ready(None),
             }

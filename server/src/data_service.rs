@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use halflife_proto::contribution::{Contribution, Outcome, Payload};
 use halflife_proto::framing::{IncomingMessages, OutgoingMessages, TensorData};
@@ -10,6 +11,7 @@ use halflife_proto::ids::Step;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotRange;
 use halflife_proto::tensor_codec::Encoded;
+use halflife_proto::trace::{Span, Spans, TraceContext};
 use halflife_proto::v1::{self, data_server::Data, step_request, step_response::Message};
 use halflife_proto::{PULL_BLOCKS_MAX, PULL_BYTES_MAX, wire};
 use tokio_stream::Stream;
@@ -108,8 +110,8 @@ fn hello_expected(found: &str) -> Refusal {
 }
 
 impl DataService {
-    /// Opens a step stream: what comes in goes to the shard, what comes out is the body.
-    pub(crate) async fn open_step_stream(&self, body: Body) -> Result<Body, Status> {
+    /// Opens a step stream: what comes in goes to the shard, what comes out is the body. `parent`: what it is part of.
+    pub(crate) async fn open_step_stream(&self, body: Body, parent: Option<TraceContext>) -> Result<Body, Status> {
         let mut incoming = IncomingMessages::new(body);
         let first = incoming.message::<v1::StepRequest>().await?;
         self.place.meter().received(incoming.take_bytes());
@@ -127,13 +129,15 @@ impl DataService {
         }));
         let id = shard.open_session(from_step, &outbox)?;
         debug!(%peer.incarnation, "session opened");
-        let session = Session { shard: shard.clone(), id, outbox: outbox.clone() };
-        let generation = shard.identity().generation;
+        let meter = self.place.meter();
+        let traced = parent.filter(|parent| parent.sampled).map(|parent| (meter.spans().clone(), parent));
+        let session = Session { shard: shard.clone(), id, outbox: outbox.clone(), began: SystemTime::now(), traced };
+        let (generation, spans) = (shard.identity().generation, shard.send_spans());
         // Reading never waits for writing: the reader is a task of its own, the writer is the
         // response body.
-        let meter = self.place.meter();
         tokio::spawn(read_contributions(incoming, shard, outbox.clone(), meter.clone()));
-        Ok(OutgoingMessages::response(Outgoing::new(outbox, generation, session).counted_in(meter.clone())))
+        let outgoing = Outgoing::new(outbox, generation, session).counted_in(meter.clone()).traced_by(spans);
+        Ok(OutgoingMessages::response(outgoing))
     }
 }
 
@@ -142,10 +146,28 @@ struct Session {
     shard: Arc<Shard>,
     id: SessionId,
     outbox: Arc<Outbox>,
+    began: SystemTime,
+    /// Where it is recorded, as part of what.
+    traced: Option<(Spans, TraceContext)>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if let Some((spans, parent)) = &self.traced {
+            let identity = self.shard.identity();
+            spans.record(Span {
+                trace: parent.trace,
+                id: None,
+                parent: Some(parent.span),
+                name: "server.session",
+                begin: self.began,
+                end: SystemTime::now(),
+                attributes: vec![
+                    ("halflife.generation", identity.generation.0.into()),
+                    ("halflife.server", u64::from(identity.index.0).into()),
+                ],
+            });
+        }
         self.shard.close_session(self.id);
         self.outbox.close(None);
     }

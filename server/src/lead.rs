@@ -28,6 +28,7 @@ use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::SlotTree;
 use halflife_proto::tensor_codec::Dtype;
+use halflife_proto::trace::Spans;
 use halflife_proto::v1;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
@@ -45,6 +46,7 @@ pub use tickets::{Consequences, Tickets};
 
 use crate::config::JobSpec;
 use crate::shard::Identity;
+use crate::telemetry::LeadSpans;
 use keeper::NotCommitted;
 use state::{Effect, Heard, Written};
 use ticket_desk::TicketDesk;
@@ -96,6 +98,7 @@ pub struct Lead {
     /// Changes whenever the state may have; for whoever waits for a phase.
     changed: watch::Sender<()>,
     tickets: TicketDesk,
+    spans: LeadSpans,
 }
 
 #[derive(Debug)]
@@ -105,13 +108,14 @@ struct Inner {
 }
 
 impl Lead {
-    /// The lead of a job that nobody has come to yet.
+    /// The lead of a job that nobody has come to yet; the roots of its steps' traces go to `spans`.
     #[must_use]
     pub fn new(
         identity: Identity,
         spec: JobSpec,
         initial_weights: Option<InitialWeights>,
         keeper: Option<Keeper>,
+        spans: Spans,
     ) -> Arc<Lead> {
         let optimizer = Optimizer::new(&spec.optimizer, spec.job.steps).expect("a job spec has a valid optimizer");
         let norms_of_tensors = optimizer.reductions().iter().any(|reduction| !reduction.is_global());
@@ -134,6 +138,7 @@ impl Lead {
         }
         let inner = Inner { state: LeadState::new(settings), servers: HashMap::new() };
         Arc::new(Lead {
+            spans: LeadSpans::new(spans, identity.job.clone(), identity.generation),
             identity,
             optimizer,
             spec,
@@ -354,7 +359,11 @@ impl Lead {
         for effect in effects {
             self.carry_out(&mut inner, effect);
         }
+        let complete = self.spans.is_on().then(|| inner.state.complete_step()).flatten();
         drop(inner);
+        if let Some(step) = complete {
+            self.spans.complete(step);
+        }
         if acted {
             self.changed.send_replace(());
         }

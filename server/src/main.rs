@@ -192,17 +192,27 @@ async fn run(arguments: Arguments) -> Result<String, String> {
         (None, Some(spec)) => Part::Lead { spec, latest_valid },
         (None, None) => return Err("expected --config FILE to lead, or --lead URL to follow".to_owned()),
     };
-    let telemetry = telemetry.begin().await.map_err(|error| error.to_string())?;
+    let telemetry = telemetry.begin("halflife-server").await.map_err(|error| error.to_string())?;
     let (patience, memory_max) = (Duration::from_secs(patience), NonZeroU64::new(memory_max));
-    let options =
-        ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience, telemetry };
+    let options = ServerOptions {
+        listen,
+        advertise,
+        unix_socket,
+        part,
+        compute_threads,
+        memory_max,
+        patience,
+        telemetry: telemetry.clone(),
+    };
     tokio::pin!(asked_to_stop);
     let server = tokio::select! {
         server = start(options) => server.map_err(|error| error.to_string())?,
         signal = &mut asked_to_stop => return Ok(format!("stopped by {signal} before it had joined a job")),
     };
     let mut by = None;
-    let end = server.run(async { by = Some(asked_to_stop.await) }).await.map_err(|error| error.to_string())?;
+    let end = server.run(async { by = Some(asked_to_stop.await) }).await;
+    telemetry.flush().await;
+    let end = end.map_err(|error| error.to_string())?;
     Ok(by.map_or_else(|| end.to_string(), |signal| format!("{end} ({signal})")))
 }
 

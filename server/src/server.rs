@@ -33,7 +33,7 @@ use crate::node::NodeEnd;
 use crate::recovery::BeginError;
 use crate::shard::{ShardCompute, ShardPlace};
 use crate::step_edge::StepEdge;
-use crate::telemetry::{ServerReadings, Telemetry};
+use crate::telemetry::{Meter, ServerReadings, Telemetry};
 use life::{Ground, Life, LifeEnd};
 
 /// How long open connections may take to end once the server does.
@@ -209,7 +209,7 @@ pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError>
         Part::Follower { lead, .. } => Err(leads_elsewhere(lead)),
     };
     let leading = Arc::new(LeadPlace::new(control));
-    let place = Arc::<ShardPlace>::default();
+    let place = Arc::new(ShardPlace::new(Arc::new(Meter::new(telemetry.spans().clone()))));
     telemetry.add(Arc::new(ServerReadings { place: place.clone(), leading: leading.clone() }));
     let ground = Ground { part, own, bound, memory_max, patience, compute, place, leading };
     let life = ground.live(None).await?;

@@ -40,7 +40,7 @@ use crate::push_tally::PushTally;
 use crate::reduction::Collecting;
 use crate::registry::{Blocks, Sessions};
 use crate::slot_tally::SlotTally;
-use crate::telemetry::Meter;
+use crate::telemetry::{Meter, SendSpans, ServerTrace, ShardSpans};
 use cut::Cutting;
 pub use cut::{CutAnswer, TakenCut};
 #[cfg(feature = "simulation")]
@@ -145,6 +145,8 @@ pub struct Shard {
     /// Steps up to this one survive every crash.
     durable: AtomicU64,
     meter: Arc<Meter>,
+    /// Where steps are traced.
+    spans: Option<ShardSpans>,
 }
 
 /// What is counted for the lead besides whole steps.
@@ -209,7 +211,9 @@ impl Shard {
             (false, true) => Tally::Slots(Mutex::new(SlotTally::new(changing, rules.slots.slots()))),
             (false, false) => Tally::Steps,
         };
+        let spans = ShardSpans::new(trace_of(&identity, &meter), changing);
         Ok(Arc::new(Shard {
+            spans,
             identity,
             rules,
             manifest,
@@ -282,7 +286,12 @@ impl Shard {
         if !self.rules.has_tickets() {
             self.check_not_ahead(step)?;
         }
-        let outcome = match block.contribute(contribution)? {
+        let contributed = block.contribute(contribution)?;
+        // Before anything is computed, since the last update ends the step.
+        if let (Some(spans), true) = (&self.spans, contributed.counts()) {
+            spans.contributed(push.map_or(step, |push| push.ticket.step()));
+        }
+        let outcome = match contributed {
             Contributed::Noted(outcome) => self.noted(outcome, step, slots, push)?,
             Contributed::Initialized => {
                 self.collect_cut(&block);
@@ -448,9 +457,9 @@ impl Shard {
         if !update.needs_norms() {
             let mut next = Some(update);
             while let Some(update) = next {
-                let begun = Instant::now();
+                let (step, begun) = (update.step(), Instant::now());
                 let applied = update.run(summer);
-                self.meter.applied(begun);
+                self.note_applied(step, begun, 1);
                 next = self.finish(&block, applied);
             }
             return;
@@ -463,6 +472,21 @@ impl Shard {
             let shard = self.clone();
             self.run_later(round.work(), move || shard.advance(round));
         }
+    }
+
+    /// Updates of `blocks` blocks for `step` have taken the time since `begun`.
+    fn note_applied(&self, step: Step, begun: Instant, blocks: usize) {
+        let took = begun.elapsed();
+        self.meter.applied(took);
+        if let Some(spans) = &self.spans {
+            spans.applied(step, took, blocks);
+        }
+    }
+
+    /// What records the weights that are sent to a worker. In the asynchronous modes a version is no step, and nothing does.
+    pub(crate) fn send_spans(&self) -> Option<SendSpans> {
+        let trace = (!self.rules.has_tickets()).then(|| trace_of(&self.identity, &self.meter))?;
+        SendSpans::new(trace)
     }
 
     /// Makes an update seen. In the asynchronous modes the next may wait for it already.
@@ -579,6 +603,11 @@ impl Shard {
     }
 }
 
+fn trace_of(identity: &Identity, meter: &Meter) -> ServerTrace {
+    let Identity { job, generation, index, .. } = identity.clone();
+    ServerTrace { spans: meter.spans().clone(), job, generation, index }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Tallies' methods do not panic half-way.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -610,6 +639,12 @@ pub struct ShardPlace {
 }
 
 impl ShardPlace {
+    /// Without a shard; the server counts in `meter`.
+    #[must_use]
+    pub fn new(meter: Arc<Meter>) -> ShardPlace {
+        ShardPlace { shard: RwLock::default(), meter }
+    }
+
     /// What the server counts, through all its shards.
     #[must_use]
     pub fn meter(&self) -> &Arc<Meter> {

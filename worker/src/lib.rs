@@ -8,6 +8,7 @@
 //! - [`meter`]: what is told while it runs.
 //! - [`mod@bench`]: a load generator with a synthetic model.
 //! - [`threads`]: how many a gradient takes.
+//! - `step_spans`: what it adds to the traces of steps.
 //! - `random`, `permutation`: stateless randomness.
 //!
 //! The binary adds the command line (`main.rs`, `arguments.rs`, `summary.rs`, `signals.rs`).
@@ -24,6 +25,7 @@ pub mod progress;
 mod random;
 pub mod report;
 pub mod sampling;
+mod step_spans;
 pub mod threads;
 pub mod training;
 pub mod weights_file;

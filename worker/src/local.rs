@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use halflife_client::ClientOptions;
+use halflife_client::{ClientOptions, Observer};
 use halflife_server::telemetry::Telemetry;
 use halflife_server::{JobSpec, Part, RunningServer, ServerEnd, ServerError, ServerOptions, start};
 use thiserror::Error;
@@ -173,7 +173,8 @@ async fn work(
 }
 
 fn options(evaluate: Evaluate, delay: Duration, telemetry: &Telemetry) -> TrainOptions {
-    let client = ClientOptions::new(crate::fingerprint());
+    let observer = Observer::new(telemetry.spans().clone());
+    let client = ClientOptions { observer, ..ClientOptions::new(crate::fingerprint()) };
     let meter = Arc::new(Meter::new(client.observer.clone()));
     telemetry.add(meter.clone());
     TrainOptions { client, evaluate, delay, meter }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use halflife_client::ClientOptions;
+use halflife_client::{ClientOptions, Observer};
 use halflife_server::{JobSpec, io_threads};
 use halflife_worker::meter::Meter;
 use halflife_worker::progress::Progress;
@@ -112,9 +112,12 @@ async fn see_through(
 }
 
 async fn run_train(arguments: &Train, mut signal: watch::Receiver<Option<Signal>>) -> Outcome<End> {
-    let telemetry = arguments.telemetry.begin().await?;
-    let client =
-        ClientOptions { give_up_after: arguments.patience(), ..ClientOptions::new(halflife_worker::fingerprint()) };
+    let telemetry = arguments.telemetry.begin("halflife-worker").await?;
+    let client = ClientOptions {
+        give_up_after: arguments.patience(),
+        observer: Observer::new(telemetry.spans().clone()),
+        ..ClientOptions::new(halflife_worker::fingerprint())
+    };
     let meter = Arc::new(Meter::new(client.observer.clone()));
     telemetry.add(meter.clone());
     let evaluate = if arguments.outputs.report.is_some() { Evaluate::Always } else { Evaluate::IfFirst };
@@ -130,6 +133,7 @@ async fn run_train(arguments: &Train, mut signal: watch::Receiver<Option<Signal>
     )
     .await;
     progress.finish();
+    telemetry.flush().await;
     Ok(end?)
 }
 
@@ -139,7 +143,7 @@ async fn run_local(arguments: &Local, signal: watch::Receiver<Option<Signal>>) -
         Some(path) => JobSpec::load(path, &overrides)?,
         None => JobSpec::parse(DEFAULT_JOB_NAME, DEFAULT_JOB, &overrides)?,
     };
-    let telemetry = arguments.telemetry.begin().await?;
+    let telemetry = arguments.telemetry.begin("halflife-local").await?;
     let mut progress = Progress::on_stderr();
     let end = local::run(
         spec,
@@ -152,6 +156,7 @@ async fn run_local(arguments: &Local, signal: watch::Receiver<Option<Signal>>) -
     )
     .await;
     progress.finish();
+    telemetry.flush().await;
     Ok(end?)
 }
 

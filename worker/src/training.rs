@@ -23,6 +23,7 @@ use crate::digest::weights_digest;
 use crate::meter::Meter;
 use crate::progress::{Progress, StepSeen};
 use crate::report::{Report, Rollback, Scores, TicketReport};
+use crate::step_spans::StepSpans;
 
 /// Number of the worker that joined first: it shows evaluations where none is asked for a report.
 const FIRST_WORKER: u32 = 0;
@@ -139,6 +140,7 @@ pub struct Trainer {
     evaluates: bool,
     delay: Duration,
     meter: Arc<Meter>,
+    spans: StepSpans,
     /// Away while a blocking thread computes with it.
     computation: Option<Computation>,
     seen: Seen,
@@ -200,6 +202,7 @@ impl Trainer {
             Evaluate::Never => false,
         };
         let computation = Some(computation);
+        let spans = StepSpans::new(client.observer.clone());
         Ok(Trainer {
             url: url.to_owned(),
             client,
@@ -211,6 +214,7 @@ impl Trainer {
             evaluates,
             delay,
             meter,
+            spans,
             computation,
             seen: Seen::default(),
             rollbacks: Vec::new(),
@@ -271,6 +275,7 @@ impl Trainer {
             }
             match lead.join(self.manifest.clone()).await {
                 Ok(member) => {
+                    self.spans.end();
                     self.meter.joined(member.number(), member.job().generation);
                     let before = std::mem::replace(&mut self.member, member);
                     break self.note_generation(&before, progress).await;
@@ -314,6 +319,10 @@ impl Trainer {
             let idle = Instant::now();
             let work = self.member.next_work().await?;
             self.meter.waited(idle);
+            match &work {
+                Work::Compute { step, .. } => self.spans.begin(&self.job, self.member.number(), *step),
+                _ => self.spans.end(),
+            }
             match work {
                 Work::Initialize => {
                     let seed = self.job.seed;
@@ -359,6 +368,7 @@ impl Trainer {
             let begun = Instant::now();
             self.member.contribute(step, node, result.gradient).await?;
             self.meter.contributed(node.count(), computed, begun.elapsed());
+            self.spans.contributed(node, computed, begun.elapsed());
         }
         self.meter.step_contributed();
         self.seen.loss = Some((step, (loss / f64::from(slots)) as f32));

@@ -40,7 +40,9 @@ impl Member {
             let bad = |refusal| ClientError::bad_message(&lead.url, refusal);
             work.assign(assignment).map_err(bad)?;
         }
+        lead.options.observer.joined(number);
         let mut member = Member {
+            _span: lead.options.observer.session(&hello, number),
             lead_url: lead.url,
             control: lead.control,
             number,
@@ -75,12 +77,12 @@ impl Member {
     async fn start_heartbeat(&mut self, every: Duration, give_up_after: Duration) -> Result<(), ClientError> {
         let mut backoff = Backoff::new(give_up_after);
         let halves = loop {
-            match heartbeat::open(&self.lead_url, &self.hello, every, &self.session).await {
+            match heartbeat::open(&self.lead_url, &self.hello, every, &self.session, &self.observer).await {
                 Ok(halves) => break halves,
                 Err(failure) => backoff.pause(&self.lead_url, failure).await?,
             }
         };
-        self.tasks.spawn(heartbeat::keep(halves, self.hello.clone(), give_up_after));
+        self.tasks.spawn(heartbeat::keep(halves, self.hello.clone(), give_up_after, self.observer.clone()));
         Ok(())
     }
 

@@ -3,15 +3,18 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::membership::{Order, Report};
 use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::trace::{TRACEPARENT, TraceContext};
 use halflife_proto::v1::{self, control_server::Control};
 use halflife_proto::wire;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
@@ -92,6 +95,7 @@ impl Control for ControlService {
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
         let lead = self.lead()?;
+        let (begin, parent) = (SystemTime::now(), parent(request.metadata()));
         let request = request.into_inner();
         let join_as = request.join_as();
         let hello = check_worker(&lead, request.hello)?;
@@ -111,6 +115,7 @@ impl Control for ControlService {
                 response.worker_number = joined.number;
                 response.assignment = Some((&joined.assignment).into());
                 response.step = joined.step.map(|step| step.0);
+                lead.spans.record_join(parent, begin, joined.number);
             }
             v1::JoinAs::Client => {
                 let placement = lead.decide(|state, _| state.admit_model(manifest))?;
@@ -208,6 +213,11 @@ impl Control for ControlService {
         let orders = tokio_stream::once(admission).chain(ReceiverStream::new(orders)).map(|order| Ok(order.into()));
         Ok(Response::new(Box::pin(orders)))
     }
+}
+
+/// What a call is part of, if it says so.
+fn parent(metadata: &MetadataMap) -> Option<TraceContext> {
+    TraceContext::parse(metadata.get(TRACEPARENT)?.to_str().ok()?)
 }
 
 fn take_beat(lead: &Arc<Lead>, beat: v1::HeartbeatRequest) -> Result<Incarnation, Refusal> {

@@ -91,7 +91,8 @@ impl Ground {
             fingerprint: Fingerprint::of_this_process(0, "cpu"),
             index: ServerIndex(0),
         };
-        let lead = Lead::new(identity.clone(), spec.clone(), initial_weights, keeper);
+        let spans = self.place.meter().spans().clone();
+        let lead = Lead::new(identity.clone(), spec.clone(), initial_weights, keeper, spans);
         let mut own = self.own.clone();
         // Listening on every address, the lead does not know which one it is reached by; workers do.
         if self.bound.ip().is_unspecified() && own.url == format!("http://{}", self.bound) {

@@ -35,9 +35,9 @@ impl Shard {
                 for (block, waiting) in members {
                     let shard = self.clone();
                     self.run_later(waiting.work(), move || {
-                        let begun = Instant::now();
+                        let (step, begun) = (waiting.step(), Instant::now());
                         let applied = waiting.apply();
-                        shard.meter.applied(begun);
+                        shard.note_applied(step, begun, 1);
                         drop(shard.finish(&block, applied));
                     });
                 }
@@ -56,9 +56,9 @@ impl Shard {
             let work = members.iter().map(|(_, waiting)| waiting.work()).sum();
             self.run_later(work, move || {
                 let (blocks, waiting): (Vec<_>, Vec<_>) = members.into_iter().unzip();
-                let begun = Instant::now();
+                let (step, begun) = (waiting.first().map(Waiting::step), Instant::now());
                 let applied = Waiting::apply_tensor(waiting, &shape);
-                shard.meter.applied(begun);
+                shard.note_applied(step.unwrap_or_default(), begun, applied.len());
                 for (block, applied) in blocks.iter().zip(applied) {
                     drop(shard.finish(block, applied));
                 }

@@ -57,6 +57,7 @@ families! {
     BUILD = gauge("halflife_build_info", ["version"], "Always 1; its label tells the build.");
     PROCESS_START = gauge("process_start_time_seconds", [], "When the process began, since 1970.");
     PROCESS_RESIDENT = gauge("process_resident_memory_bytes", [], "Memory that the process holds.");
+    SPANS = counter("halflife_trace_spans_total", ["result"], "Spans by what became of them: exported; dropped, since too many waited; failed, since the collector did not take them.");
     PROCESS_CPU = counter("process_cpu_seconds_total", [], "CPU time used, user and system.");
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use halflife_proto::contribution::{Acknowledgement, Outcome};
 use halflife_proto::ids::ServerIndex;
 use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::trace::Spans;
 use tonic::Status;
 use tonic::codegen::http::HeaderMap;
 
@@ -28,6 +29,7 @@ const NO_INDEX: u32 = u32::MAX;
 /// Counts of one server.
 #[derive(Debug)]
 pub struct Meter {
+    spans: Spans,
     began: Instant,
     /// The server's place in its job, once it has one.
     index: AtomicU32,
@@ -44,7 +46,16 @@ pub struct Meter {
 
 impl Default for Meter {
     fn default() -> Meter {
+        Meter::new(Spans::default())
+    }
+}
+
+impl Meter {
+    /// Nothing counted; `spans` is where what takes a while is recorded besides.
+    #[must_use]
+    pub fn new(spans: Spans) -> Meter {
         Meter {
+            spans,
             began: Instant::now(),
             index: AtomicU32::new(NO_INDEX),
             outcomes: [const { AtomicU64::new(0) }; OUTCOMES.len()],
@@ -60,6 +71,11 @@ impl Default for Meter {
 }
 
 impl Meter {
+    /// Where spans go.
+    pub(crate) fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
     // ---- counting ----
 
     /// The server has a place in its job.
@@ -103,9 +119,9 @@ impl Meter {
         self.step_at.store(0, Relaxed); // what passes until the next step is no step
     }
 
-    /// Blocks were updated since `begun`.
-    pub(crate) fn applied(&self, begun: Instant) {
-        self.applies.add(begun.elapsed());
+    /// Blocks were updated, which took so long.
+    pub(crate) fn applied(&self, took: Duration) {
+        self.applies.add(took);
     }
 
     /// A step is complete on all blocks.
