@@ -43,14 +43,19 @@ pub(crate) async fn assemble(mut assembly: Assembly, readers: Vec<ServerReader>,
         match (event, &links[index]) {
             (Event::Content(Content::Weights(weights)), Link::Open(reader)) => {
                 copied += weights.data.len();
+                reopener.observer.weights_came(weights.step);
                 match assembly.receive(reader.server(), &weights) {
-                    Ok(Some(version)) => session.publish(version),
+                    Ok(Some(version)) => {
+                        reopener.observer.weights_whole(version.step);
+                        session.publish(version);
+                    }
                     Ok(None) => {}
                     Err(violation) => return session.fail(ClientError::bad_weights(reader.url(), violation)),
                 }
             }
             (Event::Content(Content::Mark(number)), Link::Open(reader)) => {
                 if let Some(snapshot) = assembly.mark(reader.server(), number) {
+                    reopener.observer.weights_whole(snapshot.weights.step);
                     session.change(|session| session.snapshot = Some(snapshot));
                 }
             }

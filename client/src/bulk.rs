@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use halflife_proto::trace::TRACEPARENT;
 use halflife_proto::{
     HTTP2_FRAME_BYTES, HTTP2_SEND_BYTES, HTTP2_WINDOW_BYTES, KEEPALIVE_INTERVAL_S, KEEPALIVE_TIMEOUT_S, STEP_PATH,
 };
@@ -90,16 +91,19 @@ impl Bulk {
         Ok(Bulk { requests, target })
     }
 
-    /// Opens a step stream that sends `body`; gives the body of the answer.
+    /// Opens a step stream that sends `body`, as part of what `traceparent` says; gives the body of the answer.
     ///
     /// # Errors
     /// The server's status, or that of a broken connection.
-    pub(crate) async fn step(mut self, body: Body) -> Result<Body, Status> {
+    pub(crate) async fn step(mut self, body: Body, traceparent: Option<HeaderValue>) -> Result<Body, Status> {
         let mut request = http::Request::new(body);
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = self.target;
         request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        if let Some(value) = traceparent {
+            request.headers_mut().insert(TRACEPARENT, value);
+        }
         let answer = self.requests.send_request(request).await;
         let (head, body) = answer.map_err(|error| Status::from_error(error.into()))?.into_parts();
         // A refusal before the stream is in the headers.

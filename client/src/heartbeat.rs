@@ -7,16 +7,18 @@ use halflife_discovery::Places;
 use halflife_proto::hello::Hello;
 use halflife_proto::membership::Notice;
 use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::trace::TRACEPARENT;
 use halflife_proto::v1;
 use halflife_proto::wire::read_notice;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Request, Streaming};
 
 use crate::connection::{call, connect, control_client};
 use crate::error::{ClientError, status_cause};
+use crate::observer::Observer;
 use crate::retry::Backoff;
 use crate::search::{Found, search};
 use crate::session::SessionHandle;
@@ -51,7 +53,13 @@ enum End {
 
 /// Keeps a heartbeat stream open: opens it again whenever it breaks, until `give_up_after` has passed
 /// without one, the lead refuses, or another server leads the job's next generation.
-pub(crate) async fn keep(mut halves: (Heart, NoticeReader), hello: Hello, places: Places, give_up_after: Duration) {
+pub(crate) async fn keep(
+    mut halves: (Heart, NoticeReader),
+    hello: Hello,
+    places: Places,
+    give_up_after: Duration,
+    observer: Observer,
+) {
     loop {
         let (heart, reader) = halves;
         let (every, session, url) = (heart.every, heart.session.clone(), reader.url.clone());
@@ -64,7 +72,7 @@ pub(crate) async fn keep(mut halves: (Heart, NoticeReader), hello: Hello, places
         let reopened = async {
             let mut backoff = Backoff::new(give_up_after);
             loop {
-                match open(&url, &hello, every, &session).await {
+                match open(&url, &hello, every, &session, &observer).await {
                     Ok(halves) => return Ok::<_, ClientError>(halves),
                     Err(failure) => backoff.pause(&url, failure).await?,
                 }
@@ -115,12 +123,17 @@ pub(crate) async fn open(
     hello: &Hello,
     every: Duration,
     session: &SessionHandle,
+    observer: &Observer,
 ) -> Result<(Heart, NoticeReader), ClientError> {
     let mut client = control_client(connect(url).await?);
     let (heartbeats, queue) = mpsc::channel(1);
     let heart = Heart { hello: hello.into(), every, session: session.clone(), heartbeats };
     let first = tokio_stream::once(heart.beat());
-    let notices = call(url, client.heartbeat(first.chain(ReceiverStream::new(queue)))).await?;
+    let mut request = Request::new(first.chain(ReceiverStream::new(queue)));
+    if let Some(parent) = observer.traceparent(hello) {
+        request.metadata_mut().insert(TRACEPARENT, parent);
+    }
+    let notices = call(url, client.heartbeat(request)).await?;
     Ok((heart, NoticeReader { url: url.to_owned(), notices, session: session.clone() }))
 }
 

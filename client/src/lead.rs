@@ -12,9 +12,11 @@ use halflife_proto::membership::Assignment;
 use halflife_proto::placement::{Placement, ServerAddress};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotTree;
+use halflife_proto::trace::TRACEPARENT;
 use halflife_proto::v1::control_client::ControlClient;
 use halflife_proto::wire::{read_assignment, read_job, read_placement};
 use halflife_proto::{PROTOCOL_VERSION, v1};
+use tonic::Request;
 use tonic::transport::Channel;
 
 use crate::block_plan::BlockPlan;
@@ -156,7 +158,11 @@ impl Lead {
             v1::JoinRequest { hello: Some((&hello).into()), manifest: Some(manifest.into()), join_as: join_as.into() };
         let mut backoff = Backoff::new(self.options.give_up_after);
         loop {
-            let failure = match call(&self.url, self.control.join(request.clone())).await {
+            let mut asking = Request::new(request.clone());
+            if let Some(parent) = self.options.observer.traceparent(&hello) {
+                asking.metadata_mut().insert(TRACEPARENT, parent);
+            }
+            let failure = match call(&self.url, self.control.join(asking)).await {
                 Ok(response) => {
                     let admission = Admission::read(response, hello, manifest, join_as, &self.url);
                     return admission.map_err(|refusal| ClientError::bad_message(&self.url, refusal));

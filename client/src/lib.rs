@@ -12,6 +12,7 @@
 //! - `server_stream`, `heartbeat`: the tasks that own a stream each. `assembler`: the task that owns
 //!   the assembly, with `reopening` for streams that broke. `pull`: a consistent read by unary calls.
 //! - `fault_point`: where tests let a process die.
+//! - `observer`: what is counted of the streams.
 //! - `connection`, `retry`, `error`: how connections are set up, what is tried again, what is told.
 //!
 //! This crate never computes gradients or updates, and never depends on the server.
@@ -33,6 +34,7 @@ mod layout;
 mod lead;
 mod member;
 mod node_sum;
+mod observer;
 mod options;
 #[cfg_attr(feature = "planted-bugs", doc(hidden))]
 #[cfg(feature = "planted-bugs")]
@@ -61,6 +63,7 @@ pub use layout::Layout;
 pub use lead::Lead;
 pub use member::{Member, Work};
 pub use node_sum::{NodeSum, NodeSumError};
+pub use observer::Observer;
 pub use options::ClientOptions;
 pub use tensor_set::TensorSet;
 pub use weights::WeightsVersion;

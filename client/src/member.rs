@@ -26,6 +26,7 @@ use crate::error::{ClientError, Weight};
 use crate::gradient::NodeGradient;
 use crate::layout::Layout;
 use crate::node_sum::is_nonfinite;
+use crate::observer::{Observer, SessionSpan};
 use crate::pull::Puller;
 use crate::session::{Session, SessionHandle};
 use crate::shipment::Shipment;
@@ -88,6 +89,9 @@ pub struct Member {
     /// Where this worker is with its tickets.
     pushing: Pushing,
     give_up_after: Duration,
+    observer: Observer,
+    /// Recorded when it is dropped.
+    _span: SessionSpan,
 }
 
 /// What the member sees at one look at the session.
@@ -346,6 +350,7 @@ impl Member {
             Ok(mut version) => {
                 // The others compute at what the wire carried; so must this worker.
                 round(self.job.wire.weights, &mut version.values);
+                self.observer.weights_whole(version.step);
                 self.session.publish(Arc::new(version));
             }
             // The servers have moved on, or a stream tells soon what is wrong.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use halflife_proto::hello::Fingerprint;
 
+use crate::observer::Observer;
+
 /// How long connecting and joining go on before they give up.
 const GIVE_UP_AFTER_DEFAULT: Duration = Duration::from_secs(60);
 
@@ -14,13 +16,15 @@ pub struct ClientOptions {
     pub fingerprint: Fingerprint,
     /// How long connecting, joining and consistent reads are tried again before they give up.
     pub give_up_after: Duration,
+    /// Watches the streams.
+    pub observer: Observer,
 }
 
 impl ClientOptions {
     /// The default settings for a machine.
     #[must_use]
     pub fn new(fingerprint: Fingerprint) -> ClientOptions {
-        ClientOptions { fingerprint, give_up_after: GIVE_UP_AFTER_DEFAULT }
+        ClientOptions { fingerprint, give_up_after: GIVE_UP_AFTER_DEFAULT, observer: Observer::default() }
     }
 }
 

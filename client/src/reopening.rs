@@ -9,6 +9,7 @@ use halflife_proto::ids::ServerIndex;
 
 use crate::block_plan::BlockPlan;
 use crate::error::ClientError;
+use crate::observer::Observer;
 use crate::pull::is_other_step_worth_asking;
 use crate::retry::Backoff;
 use crate::server_stream::{self, Opened};
@@ -21,6 +22,7 @@ pub(crate) struct Reopener {
     pub(crate) plan: Arc<BlockPlan>,
     pub(crate) session: SessionHandle,
     pub(crate) give_up_after: Duration,
+    pub(crate) observer: Observer,
 }
 
 /// A stream being opened.
@@ -29,18 +31,18 @@ pub(crate) type Reopening = Pin<Box<dyn Future<Output = Result<Opened, ClientErr
 impl Reopener {
     /// Opens the stream to `server` again, beginning with the newest version at hand.
     pub(crate) fn reopen(&self, server: ServerIndex, url: &str) -> Reopening {
-        let Reopener { hello, plan, session, give_up_after } = self.clone();
+        let Reopener { hello, plan, session, give_up_after, observer } = self.clone();
         let url = url.to_owned();
         Box::pin(async move {
             let mut backoff = Backoff::new(give_up_after);
             loop {
                 let from_step = session.look().weights.as_ref().map(|weights| weights.step);
-                let mut opened = server_stream::open(&url, server, &hello, from_step, &plan).await;
+                let mut opened = server_stream::open(&url, server, &hello, from_step, &plan, &observer).await;
                 // The job went on meanwhile: what the server has is newer.
                 if let (Err(failure), Some(_)) = (&opened, from_step)
                     && is_other_step_worth_asking(failure)
                 {
-                    opened = server_stream::open(&url, server, &hello, None, &plan).await;
+                    opened = server_stream::open(&url, server, &hello, None, &plan, &observer).await;
                 }
                 match opened {
                     Ok(opened) => return Ok(opened),

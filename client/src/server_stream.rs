@@ -6,11 +6,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 use halflife_proto::contribution::{BlockWeights, Contribution};
 use halflife_proto::framing::{self, Framed, Heads, IncomingMessages, OutgoingMessages, TensorData};
 use halflife_proto::hello::Hello;
-use halflife_proto::ids::{Generation, ServerIndex, Step};
+use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1;
 use halflife_proto::v1::step_request::Message as Up;
@@ -25,6 +26,7 @@ use crate::bulk::Bulk;
 use crate::connection::call;
 use crate::encoder::BlockEncoder;
 use crate::error::{ClientError, status_cause};
+use crate::observer::Observer;
 use crate::session::SessionHandle;
 use crate::shipment::Shipment;
 use halflife_proto::fault_point::{self, FaultPoint};
@@ -37,6 +39,7 @@ pub(crate) struct ServerReader {
     server: ServerIndex,
     url: String,
     responses: IncomingMessages,
+    observer: Observer,
 }
 
 /// What [`open`] gives: where shipments are put in, the reading half, and the newest step that the server has
@@ -50,6 +53,7 @@ pub(crate) async fn open(
     hello: &Hello,
     from_step: Option<Step>,
     plan: &Arc<BlockPlan>,
+    observer: &Observer,
 ) -> Result<Opened, ClientError> {
     let bulk = Bulk::connect(url).await?;
     let (shipments, queue) = mpsc::channel(SHIPMENTS_QUEUED_MAX);
@@ -57,19 +61,28 @@ pub(crate) async fn open(
     let outgoing = Outgoing {
         plan: Arc::clone(plan),
         server,
-        generation: hello.generation,
+        hello: hello.clone(),
         queue,
         current: None,
+        begun: None,
+        observer: observer.clone(),
         heads: Heads::default(),
         encoder: BlockEncoder::default(),
     };
-    let requests = tokio_stream::once(framing::message(&first)).chain(outgoing).map(Ok);
+    let counting = observer.clone();
+    let requests = tokio_stream::once(framing::message(&first)).chain(outgoing).map(move |message: Framed| {
+        counting.sent(message.byte_count() as u64);
+        Ok(message)
+    });
     let body = OutgoingMessages::request(requests);
-    let mut responses = IncomingMessages::new(call(url, async { bulk.step(body).await.map(Response::new) }).await?);
+    let mut responses = IncomingMessages::new(
+        call(url, async { bulk.step(body, observer.traceparent(hello)).await.map(Response::new) }).await?,
+    );
     let welcome = call(url, async { responses.message().await.map(Response::new) }).await?;
     let welcome = welcome.map(|(response, _)| response);
     let step = read_welcome(welcome, server, hello, url)?;
-    let reader = ServerReader { server, url: url.to_owned(), responses };
+    observer.stream_opened();
+    let reader = ServerReader { server, url: url.to_owned(), responses, observer: observer.clone() };
     Ok((shipments, reader, step))
 }
 
@@ -121,7 +134,9 @@ impl ServerReader {
     /// asked again. Refusals go to the session.
     pub(crate) fn poll_content(&mut self, session: &SessionHandle, context: &mut Context<'_>) -> Poll<Content> {
         loop {
-            return Poll::Ready(match ready!(self.responses.poll_message(context)) {
+            let message = ready!(self.responses.poll_message(context));
+            self.observer.received(self.responses.take_bytes());
+            return Poll::Ready(match message {
                 Ok(Some((response, data))) => match self.read(response, data, session) {
                     Ok(Some(content)) => content,
                     Ok(None) => continue,
@@ -175,10 +190,13 @@ impl ServerReader {
 struct Outgoing {
     plan: Arc<BlockPlan>,
     server: ServerIndex,
-    generation: Generation,
+    hello: Hello,
     queue: mpsc::Receiver<Shipment>,
     /// The shipment being sent, and which of the server's blocks is next.
     current: Option<(Shipment, usize)>,
+    /// Since when it is being sent, where its step is sampled.
+    begun: Option<SystemTime>,
+    observer: Observer,
     heads: Heads,
     encoder: BlockEncoder,
 }
@@ -190,7 +208,7 @@ impl Outgoing {
         while let Some(number) = numbers.get(*next) {
             *next += 1;
             let block = &self.plan.blocks()[*number];
-            let contribution = shipment.contribution(*number, block, self.generation, &mut self.encoder);
+            let contribution = shipment.contribution(*number, block, self.hello.generation, &mut self.encoder);
             if let Some(contribution) = &contribution {
                 fault_point::reach(match (contribution.step, contribution.push) {
                     (Step::ZERO, None) => FaultPoint::InitialBlock,
@@ -202,7 +220,9 @@ impl Outgoing {
                 return contribution;
             }
         }
-        self.current = None;
+        if let (Some((shipment, _)), Some(begun)) = (self.current.take(), self.begun.take()) {
+            self.observer.pushed(&self.hello, shipment.step(), self.server, begun);
+        }
         None
     }
 }
@@ -222,7 +242,10 @@ impl Stream for Outgoing {
             match ready!(self.queue.poll_recv(context)) {
                 Some(shipment) => match shipment.mark_number() {
                     Some(number) => return Poll::Ready(Some(framing::message(&mark(number)))),
-                    None => self.current = Some((shipment, 0)),
+                    None => {
+                        self.begun = self.observer.spans().samples(shipment.step()).then(SystemTime::now);
+                        self.current = Some((shipment, 0));
+                    }
                 },
                 None => return Poll::Ready(None),
             }

@@ -49,6 +49,14 @@ pub struct Framed {
     pub data: Bytes,
 }
 
+impl Framed {
+    /// Its bytes.
+    #[must_use]
+    pub fn byte_count(&self) -> usize {
+        self.head.len() + self.data.len()
+    }
+}
+
 /// A message without tensor data worth the care.
 #[must_use]
 pub fn message(message: &impl Message) -> Framed {

@@ -6,6 +6,7 @@
 //!   one may rely on it being valid.
 //! - [`wire`]: the only conversions between the two, and the place where what arrives is checked.
 //! - [`tensor_codec`]: tensor data of each [`dtype`] to f32 values and back.
+//! - [`trace`]: ids of traces that every process makes alike, and what records spans.
 //! - [`fault_point`]: places where a test can end a process; nothing without the feature.
 //! - [`planted_bugs`]: how crates plant bugs in themselves, for tests that must find them; nothing without the feature.
 //! - [`strict_toml`]: reading settings so that a misspelt one is an error with a suggestion.
@@ -31,6 +32,7 @@ pub mod refusal;
 pub mod slots;
 pub mod strict_toml;
 pub mod tensor_codec;
+pub mod trace;
 pub mod wire;
 pub mod workload;
 

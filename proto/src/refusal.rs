@@ -103,6 +103,26 @@ impl RefusalCause {
             .map_or((v1::RefusalCause::Unspecified, Code::Unknown), |(_, wire, code)| (*wire, *code))
     }
 
+    /// How many causes there are.
+    pub const COUNT: usize = TABLE.len();
+
+    /// Every cause, each at its [`RefusalCause::index`].
+    pub fn all() -> impl Iterator<Item = RefusalCause> {
+        TABLE.iter().map(|(cause, _, _)| *cause)
+    }
+
+    /// Its place in a table of all causes, below [`RefusalCause::COUNT`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its name in the contract, such as `wrong_size`.
+    #[must_use]
+    pub fn name(self) -> String {
+        self.row().0.as_str_name().trim_start_matches("REFUSAL_CAUSE_").to_ascii_lowercase()
+    }
+
     /// The gRPC code a unary call fails with.
     #[must_use]
     pub fn code(self) -> Code {
@@ -227,6 +247,14 @@ mod tests {
         assert_eq!(refusal.cause, RefusalCause::WrongSize);
         assert!(refusal.expected.ends_with("(78500 bytes more)"), "{}", &refusal.expected[1400..]);
         assert!(status.message().len() < 6000);
+    }
+
+    #[test]
+    fn every_cause_has_a_place_and_a_name_of_its_own() {
+        assert!(RefusalCause::all().enumerate().all(|(index, cause)| cause.index() == index));
+        let names: std::collections::HashSet<String> = RefusalCause::all().map(RefusalCause::name).collect();
+        assert_eq!(names.len(), RefusalCause::COUNT);
+        assert_eq!(RefusalCause::WrongSize.name(), "wrong_size");
     }
 
     #[test]

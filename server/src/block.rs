@@ -140,6 +140,18 @@ pub enum Contributed {
     Halt(Refusal),
 }
 
+impl Contributed {
+    /// Whether it added something to a step.
+    pub(crate) fn counts(&self) -> bool {
+        match self {
+            Contributed::Noted(outcome) | Contributed::Ready(outcome, _) => {
+                matches!(outcome, Outcome::Added | Outcome::Replaced)
+            }
+            Contributed::Initialized | Contributed::Halt(_) => false,
+        }
+    }
+}
+
 impl Block {
     /// A block without weights, of a tensor of `shape`.
     #[must_use]

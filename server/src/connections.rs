@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use halflife_proto::{
@@ -25,6 +26,8 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpConnectInfo;
 use tower_service::Service as _;
 use tracing::{debug, warn};
+
+use crate::telemetry::Meter;
 
 /// Pause after the system refuses to accept, so that a full file table does not turn into a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -70,8 +73,9 @@ impl Drop for UnixSocket {
     }
 }
 
-/// Serves `routes` on every connection until `stopping` turns true, then lets open calls end.
-pub async fn serve(listeners: Listeners, routes: Routes, stopping: watch::Receiver<bool>) {
+/// Serves `routes` on every connection until `stopping` turns true, then lets open calls end. Refusals are counted in
+/// `meter`.
+pub async fn serve(listeners: Listeners, routes: Routes, meter: Arc<Meter>, stopping: watch::Receiver<bool>) {
     let Listeners { tcp, unix } = listeners;
     let mut stopped = stopping.clone();
     let mut connections = JoinSet::new();
@@ -82,13 +86,15 @@ pub async fn serve(listeners: Listeners, routes: Routes, stopping: watch::Receiv
                 Ok((stream, peer)) => {
                     prepare(&stream);
                     let from = TcpConnectInfo { local_addr: None, remote_addr: Some(peer) };
-                    connections.spawn(serve_connection(stream, Some(from), routes.clone(), stopping.clone()));
+                    let routes = (routes.clone(), meter.clone());
+                    connections.spawn(serve_connection(stream, Some(from), routes, stopping.clone()));
                 }
                 Err(error) => refused(&error).await,
             },
             accepted = accept_unix(unix.as_ref()) => match accepted {
                 Ok(stream) => {
-                    connections.spawn(serve_connection(stream, None, routes.clone(), stopping.clone()));
+                    let routes = (routes.clone(), meter.clone());
+                    connections.spawn(serve_connection(stream, None, routes, stopping.clone()));
                 }
                 Err(error) => refused(&error).await,
             },
@@ -123,17 +129,25 @@ async fn refused(error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-async fn serve_connection<I>(io: I, from: Option<TcpConnectInfo>, routes: Routes, mut stopping: watch::Receiver<bool>)
-where
+async fn serve_connection<I>(
+    io: I,
+    from: Option<TcpConnectInfo>,
+    (routes, meter): (Routes, Arc<Meter>),
+    mut stopping: watch::Receiver<bool>,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let mut routes = routes.clone();
+        let (mut routes, meter) = (routes.clone(), meter.clone());
         let mut request = request.map(Body::new);
         if let Some(from) = &from {
             request.extensions_mut().insert(from.clone());
         }
-        async move { Ok::<_, Infallible>(routes.call(request).await.unwrap_or_else(|never| match never {})) }
+        async move {
+            let response = routes.call(request).await.unwrap_or_else(|never| match never {});
+            meter.answered(response.headers());
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use halflife_proto::contribution::{Contribution, Outcome, Payload};
 use halflife_proto::framing::{IncomingMessages, OutgoingMessages, TensorData};
@@ -10,6 +11,7 @@ use halflife_proto::ids::Step;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotRange;
 use halflife_proto::tensor_codec::Encoded;
+use halflife_proto::trace::{Span, Spans, TraceContext};
 use halflife_proto::v1::{self, data_server::Data, step_request, step_response::Message};
 use halflife_proto::{PULL_BLOCKS_MAX, PULL_BYTES_MAX, wire};
 use tokio_stream::Stream;
@@ -20,6 +22,7 @@ use tracing::debug;
 use crate::outbox::{Outbox, Outgoing};
 use crate::registry::SessionId;
 use crate::shard::{Shard, ShardPlace};
+use crate::telemetry::Meter;
 
 /// Serves the blocks of the shard in `place`.
 #[derive(Debug, Clone)]
@@ -107,10 +110,11 @@ fn hello_expected(found: &str) -> Refusal {
 }
 
 impl DataService {
-    /// Opens a step stream: what comes in goes to the shard, what comes out is the body.
-    pub(crate) async fn open_step_stream(&self, body: Body) -> Result<Body, Status> {
+    /// Opens a step stream: what comes in goes to the shard, what comes out is the body. `parent`: what it is part of.
+    pub(crate) async fn open_step_stream(&self, body: Body, parent: Option<TraceContext>) -> Result<Body, Status> {
         let mut incoming = IncomingMessages::new(body);
         let first = incoming.message::<v1::StepRequest>().await?;
+        self.place.meter().received(incoming.take_bytes());
         let (first, _) = first.ok_or_else(|| hello_expected("the end of the stream"))?;
         let from_step = first.from_step.map(Step);
         let Some(step_request::Message::Hello(hello)) = first.message else {
@@ -125,12 +129,15 @@ impl DataService {
         }));
         let id = shard.open_session(from_step, &outbox)?;
         debug!(%peer.incarnation, "session opened");
-        let session = Session { shard: shard.clone(), id, outbox: outbox.clone() };
-        let generation = shard.identity().generation;
+        let meter = self.place.meter();
+        let traced = parent.filter(|parent| parent.sampled).map(|parent| (meter.spans().clone(), parent));
+        let session = Session { shard: shard.clone(), id, outbox: outbox.clone(), began: SystemTime::now(), traced };
+        let (generation, spans) = (shard.identity().generation, shard.send_spans());
         // Reading never waits for writing: the reader is a task of its own, the writer is the
         // response body.
-        tokio::spawn(read_contributions(incoming, shard, outbox.clone()));
-        Ok(OutgoingMessages::response(Outgoing::new(outbox, generation, session)))
+        tokio::spawn(read_contributions(incoming, shard, outbox.clone(), meter.clone()));
+        let outgoing = Outgoing::new(outbox, generation, session).counted_in(meter.clone()).traced_by(spans);
+        Ok(OutgoingMessages::response(outgoing))
     }
 }
 
@@ -139,20 +146,39 @@ struct Session {
     shard: Arc<Shard>,
     id: SessionId,
     outbox: Arc<Outbox>,
+    began: SystemTime,
+    /// Where it is recorded, as part of what.
+    traced: Option<(Spans, TraceContext)>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if let Some((spans, parent)) = &self.traced {
+            let identity = self.shard.identity();
+            spans.record(Span {
+                trace: parent.trace,
+                id: None,
+                parent: Some(parent.span),
+                name: "server.session",
+                begin: self.began,
+                end: SystemTime::now(),
+                attributes: vec![
+                    ("halflife.generation", identity.generation.0.into()),
+                    ("halflife.server", u64::from(identity.index.0).into()),
+                ],
+            });
+        }
         self.shard.close_session(self.id);
         self.outbox.close(None);
     }
 }
 
-async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, outbox: Arc<Outbox>) {
+async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, outbox: Arc<Outbox>, meter: Arc<Meter>) {
     while !outbox.is_closed() {
         match incoming.message::<v1::StepRequest>().await {
             Ok(Some((request, data))) => {
-                if let Some(reply) = answer(&shard, &outbox, request, data) {
+                meter.received(incoming.take_bytes());
+                if let Some(reply) = answer(&shard, &outbox, &meter, request, data) {
                     outbox.reply(reply);
                 }
                 shard.has_room().await;
@@ -169,7 +195,13 @@ async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, o
 }
 
 /// The reply a request needs, if any: contributions that count are answered by the step's weights.
-fn answer(shard: &Arc<Shard>, outbox: &Outbox, request: v1::StepRequest, data: TensorData) -> Option<Message> {
+fn answer(
+    shard: &Arc<Shard>,
+    outbox: &Outbox,
+    meter: &Meter,
+    request: v1::StepRequest,
+    data: TensorData,
+) -> Option<Message> {
     let contribution = match request.message {
         Some(step_request::Message::Mark(v1::Mark { number })) => {
             outbox.mark(number);
@@ -186,6 +218,9 @@ fn answer(shard: &Arc<Shard>, outbox: &Outbox, request: v1::StepRequest, data: T
     match contribution.and_then(|contribution| shard.contribute(contribution)) {
         Ok(acknowledgement) if acknowledgement.outcome == Outcome::Added => None,
         Ok(acknowledgement) => Some(Message::Acknowledgement(acknowledgement.into())),
-        Err(refusal) => Some(Message::Refusal(refusal.into())),
+        Err(refusal) => {
+            meter.refused(&refusal);
+            Some(Message::Refusal(refusal.into()))
+        }
     }
 }

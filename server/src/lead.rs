@@ -19,7 +19,7 @@ use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use halflife_optim::Optimizer;
+use halflife_optim::{Optimizer, StepFactors};
 use halflife_proto::ids::{Generation, Incarnation, ServerIndex, Step};
 use halflife_proto::job::JobDescription;
 use halflife_proto::manifest::Role;
@@ -28,6 +28,8 @@ use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::Refusal;
 use halflife_proto::slots::SlotTree;
 use halflife_proto::tensor_codec::Dtype;
+use halflife_proto::trace::Spans;
+use halflife_proto::v1;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -44,6 +46,7 @@ pub use tickets::{Consequences, Tickets};
 
 use crate::config::JobSpec;
 use crate::shard::Identity;
+use crate::telemetry::LeadSpans;
 use keeper::NotCommitted;
 use state::{Effect, Heard, Written};
 use ticket_desk::TicketDesk;
@@ -74,6 +77,9 @@ pub(crate) fn demand(spec: &JobSpec, optimizer: &Optimizer) -> Demand {
     Demand { state_bytes, gradient_bytes, slots, pushes }
 }
 
+/// What tensors of no parameter group are told under.
+const WITHOUT_GROUP: &str = "(none)";
+
 /// How often silence is looked for.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -92,6 +98,7 @@ pub struct Lead {
     /// Changes whenever the state may have; for whoever waits for a phase.
     changed: watch::Sender<()>,
     tickets: TicketDesk,
+    spans: LeadSpans,
 }
 
 #[derive(Debug)]
@@ -101,13 +108,14 @@ struct Inner {
 }
 
 impl Lead {
-    /// The lead of a job that nobody has come to yet.
+    /// The lead of a job that nobody has come to yet; the roots of its steps' traces go to `spans`.
     #[must_use]
     pub fn new(
         identity: Identity,
         spec: JobSpec,
         initial_weights: Option<InitialWeights>,
         keeper: Option<Keeper>,
+        spans: Spans,
     ) -> Arc<Lead> {
         let optimizer = Optimizer::new(&spec.optimizer, spec.job.steps).expect("a job spec has a valid optimizer");
         let norms_of_tensors = optimizer.reductions().iter().any(|reduction| !reduction.is_global());
@@ -134,6 +142,7 @@ impl Lead {
         }
         let inner = Inner { state: LeadState::new(settings), servers: HashMap::new() };
         Arc::new(Lead {
+            spans: LeadSpans::new(spans, identity.job.clone(), identity.generation),
             identity,
             optimizer,
             spec,
@@ -217,6 +226,35 @@ impl Lead {
                 (factors.lr(), factors.decay())
             }
         }
+    }
+
+    /// Learning rate and decay factor of each parameter group at `step` (0 at step 0), those of no group first.
+    pub(crate) fn group_factors(&self, step: Step) -> Vec<(String, f64, f64)> {
+        let mut told: Vec<(String, f64, f64)> = Vec::new();
+        for (index, rule) in self.optimizer.group_rules().iter().enumerate() {
+            let name = rule.group().unwrap_or(WITHOUT_GROUP);
+            // Nothing forbids two groups of one name.
+            let is_taken = told.iter().any(|(known, ..)| known == name);
+            let name = if is_taken { format!("{name} #{index}") } else { name.to_owned() };
+            let factors = (step > Step::ZERO).then(|| self.optimizer.factors(rule, step.0, step.0));
+            told.push((
+                name,
+                factors.as_ref().map_or(0.0, StepFactors::lr),
+                factors.as_ref().map_or(0.0, StepFactors::decay),
+            ));
+        }
+        told
+    }
+
+    /// How the job stands.
+    #[must_use]
+    pub fn status(&self) -> v1::JobStatus {
+        status::of(self)
+    }
+
+    /// How long it has led.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Reads the state.
@@ -330,7 +368,11 @@ impl Lead {
         for effect in effects {
             self.carry_out(&mut inner, effect);
         }
+        let complete = self.spans.is_on().then(|| inner.state.complete_step()).flatten();
         drop(inner);
+        if let Some(step) = complete {
+            self.spans.complete(step);
+        }
         if acted {
             self.changed.send_replace(());
         }

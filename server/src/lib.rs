@@ -12,6 +12,7 @@
 //!   the lead is told with a quorum and in the asynchronous modes; [`staleness`] is how stale gradients are.
 //! - [`lead`] owns the job; `lead/state.rs` decides without I/O; [`placement`] decides who holds what.
 //! - [`recovery`] is how a lead begins, anew or from a checkpoint; `saving` writes blocks and reads them back.
+//! - [`telemetry`] is what a process tells of itself while it runs.
 //! - [`operator`] is how a person looks at a job and acts on it; [`checkpoint_command`] is the same for its checkpoints,
 //!   and [`interchange`] takes weights and moments to PyTorch and back.
 //! - [`healthcheck`] asks a server whether it serves; [`signals`] is how both programs are told to end.
@@ -55,6 +56,7 @@ mod slot_tally;
 pub mod staleness;
 pub mod startup;
 pub mod step_edge;
+pub mod telemetry;
 mod ticket_set;
 
 pub use config::{ConfigError, JobSpec};

@@ -18,6 +18,7 @@ use halflife_server::operator::{
 use halflife_server::plan::{self, PlanArguments};
 use halflife_server::signals::{HeldSignals, Signal, first_signal};
 use halflife_server::startup::StartupArguments;
+use halflife_server::telemetry::TelemetryArguments;
 use halflife_server::{JobSpec, ServerOptions, byte_amount, io_threads, start};
 use tracing_subscriber::EnvFilter;
 
@@ -87,6 +88,8 @@ struct Arguments {
     /// lead is lost. With --etcd, how long it waits until one is elected.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     patience: u64,
+    #[command(flatten)]
+    telemetry: TelemetryArguments,
 }
 
 fn main() -> ExitCode {
@@ -214,6 +217,7 @@ async fn run(held: HeldSignals, arguments: Arguments) -> Result<String, String> 
         memory_max,
         latest_valid,
         patience,
+        telemetry,
     } = arguments;
     let asked_to_stop = first_signal().map_err(|error| no_signals(&error))?;
     drop(held);
@@ -221,8 +225,18 @@ async fn run(held: HeldSignals, arguments: Arguments) -> Result<String, String> 
     let spec = spec.map(Box::new);
     let (part, own) = startup.part(spec, latest_valid).map_err(|error| error.to_string())?;
     let advertise = advertise.or(own);
+    let telemetry = telemetry.begin("halflife-server").await.map_err(|error| error.to_string())?;
     let (patience, memory_max) = (Duration::from_secs(patience), NonZeroU64::new(memory_max));
-    let options = ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience };
+    let options = ServerOptions {
+        listen,
+        advertise,
+        unix_socket,
+        part,
+        compute_threads,
+        memory_max,
+        patience,
+        telemetry: telemetry.clone(),
+    };
     tokio::pin!(asked_to_stop);
     let server = tokio::select! {
         server = start(options) => server.map_err(|error| error.to_string())?,
@@ -231,6 +245,8 @@ async fn run(held: HeldSignals, arguments: Arguments) -> Result<String, String> 
         }
     };
     let mut by = None;
-    let end = server.run(async { by = Some(asked_to_stop.await) }).await.map_err(|error| error.to_string())?;
+    let end = server.run(async { by = Some(asked_to_stop.await) }).await;
+    telemetry.flush().await;
+    let end = end.map_err(|error| error.to_string())?;
     Ok(by.map_or_else(|| end.to_string(), |signal| format!("{end} ({})", signal.name())))
 }

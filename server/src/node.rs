@@ -193,7 +193,8 @@ impl Node {
         plan: Option<CheckpointPlan>,
     ) -> Result<(Arc<Shard>, u64), Refusal> {
         let version = placement.version();
-        let shard = Shard::new(self.identity.clone(), &self.spec, manifest, placement, self.compute.clone())?;
+        let (compute, meter) = (self.compute.clone(), self.place.meter().clone());
+        let shard = Shard::new(self.identity.clone(), &self.spec, manifest, placement, compute, meter)?;
         if let (Some(checkpoints), Some(plan)) = (&self.checkpoints, plan) {
             saving::check_shared(checkpoints, &plan).await?;
             if let Some(name) = plan.restore {

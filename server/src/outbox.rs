@@ -12,13 +12,14 @@ use std::task::{Context, Poll, Waker};
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::BlockWeights;
 use halflife_proto::framing::{self, Framed, Heads};
-use halflife_proto::ids::Generation;
+use halflife_proto::ids::{Generation, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1::{self, step_response::Message};
 use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::block::Version;
+use crate::telemetry::{Meter, SendSpans};
 
 /// Replies that may wait for a peer to read them.
 const REPLIES_MAX: usize = 4096;
@@ -111,6 +112,15 @@ impl Outbox {
         self.lock().end.is_some()
     }
 
+    /// What waits: messages, and the bytes of weights among them.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        let state = self.lock();
+        let messages = state.replies.len() + state.baseline.len() + state.order.len();
+        let weights = state.baseline.iter().map(|(_, version)| version).chain(state.newest.values());
+        (messages, weights.map(|version| version.to_send().1.len()).sum())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Queue operations do not panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -124,9 +134,10 @@ impl State {
         }
     }
 
-    fn next(&mut self, generation: Generation, heads: &mut Heads) -> Option<Framed> {
+    /// What goes out next; of weights, with their step.
+    fn next(&mut self, generation: Generation, heads: &mut Heads) -> Option<(Framed, Option<Step>)> {
         if let Some(reply) = self.replies.pop_front() {
-            return Some(framing::message(&v1::StepResponse { message: Some(reply) }));
+            return Some((framing::message(&v1::StepResponse { message: Some(reply) }), None));
         }
         let (block, version) = match self.baseline.pop_front() {
             Some(first) => first,
@@ -135,14 +146,14 @@ impl State {
                 Queued::Mark(number) => {
                     self.marks -= 1;
                     let message = Some(Message::Mark(v1::Mark { number }));
-                    return Some(framing::message(&v1::StepResponse { message }));
+                    return Some((framing::message(&v1::StepResponse { message }), None));
                 }
             },
         };
         let (step, lr, decay) = (version.step, version.lr, version.decay);
         let (dtype, data) = version.to_send();
         let weights = BlockWeights { block, generation, step, dtype, data: data.into(), lr, decay };
-        Some(framing::weights(weights, heads))
+        Some((framing::weights(weights, heads), Some(step)))
     }
 }
 
@@ -151,6 +162,8 @@ pub struct Outgoing {
     outbox: Arc<Outbox>,
     generation: Generation,
     heads: Heads,
+    meter: Option<Arc<Meter>>,
+    spans: Option<SendSpans>,
     /// Runs when the connection lets go of the stream.
     _on_drop: Box<dyn Send>,
 }
@@ -158,7 +171,19 @@ pub struct Outgoing {
 impl Outgoing {
     /// Empties `outbox`; `on_drop` is dropped together with the stream.
     pub fn new(outbox: Arc<Outbox>, generation: Generation, on_drop: impl Send + 'static) -> Outgoing {
-        Outgoing { outbox, generation, heads: Heads::default(), _on_drop: Box::new(on_drop) }
+        Outgoing { outbox, generation, heads: Heads::default(), meter: None, spans: None, _on_drop: Box::new(on_drop) }
+    }
+
+    /// Counts what goes out in `meter`.
+    #[must_use]
+    pub fn counted_in(self, meter: Arc<Meter>) -> Outgoing {
+        Outgoing { meter: Some(meter), ..self }
+    }
+
+    /// Records in `spans` when weights go out.
+    #[must_use]
+    pub(crate) fn traced_by(self, spans: Option<SendSpans>) -> Outgoing {
+        Outgoing { spans, ..self }
     }
 }
 
@@ -166,9 +191,15 @@ impl Stream for Outgoing {
     type Item = Result<Framed, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Outgoing { outbox, generation, heads, .. } = self.get_mut();
+        let Outgoing { outbox, generation, heads, meter, spans, .. } = self.get_mut();
         let mut state = outbox.lock();
-        if let Some(message) = state.next(*generation, heads) {
+        if let Some((message, step)) = state.next(*generation, heads) {
+            if let (Some(spans), Some(step)) = (spans, step) {
+                spans.sent(step, message.byte_count() as u64);
+            }
+            if let Some(meter) = meter {
+                meter.sent(message.byte_count() as u64);
+            }
             return Poll::Ready(Some(Ok(message)));
         }
         match &mut state.end {
@@ -186,7 +217,7 @@ mod tests {
     use super::*;
     use crate::block::WeightsBuffer;
     use halflife_proto::framing::MessageReader;
-    use halflife_proto::ids::{Step, TensorIndex};
+    use halflife_proto::ids::TensorIndex;
     use halflife_proto::tensor_codec::Dtype;
 
     fn block(index: u32) -> BlockId {
@@ -210,7 +241,7 @@ mod tests {
         let mut state = outbox.lock();
         let mut heads = Heads::default();
         std::iter::from_fn(|| state.next(Generation(1), &mut heads))
-            .map(|framed| match read(framed) {
+            .map(|(framed, _)| match read(framed) {
                 Some(Message::Weights(weights)) => {
                     let id = halflife_proto::wire::read_block_id(weights.block).unwrap();
                     (id.index, weights.step)
@@ -249,13 +280,32 @@ mod tests {
         outbox.send_weights(block(1), &version(3));
         let (mut state, mut heads) = (outbox.lock(), Heads::default());
         let told: Vec<_> = std::iter::from_fn(|| state.next(Generation(1), &mut heads))
-            .map(|framed| match read(framed) {
+            .map(|(framed, _)| match read(framed) {
                 Some(Message::Weights(weights)) => format!("step {}", weights.step),
                 Some(Message::Mark(mark)) => format!("mark {}", mark.number),
                 other => panic!("unexpected {other:?}"),
             })
             .collect();
         assert_eq!(told, ["step 0", "step 3", "mark 7", "step 2"]);
+    }
+
+    #[test]
+    fn what_waits_is_told() {
+        let outbox = Outbox::default();
+        outbox.send_baseline(block(0), version(1));
+        (2..9).for_each(|step| outbox.send_weights(block(0), &version(step)));
+        outbox.mark(1);
+        assert_eq!(outbox.waiting(), (3, 8));
+        let meter = Arc::<Meter>::default();
+        let outbox = Arc::new(outbox);
+        let mut outgoing = Outgoing::new(outbox.clone(), Generation(1), ()).counted_in(meter.clone());
+        let mut sent = 0;
+        while let Poll::Ready(Some(Ok(message))) =
+            Pin::new(&mut outgoing).poll_next(&mut Context::from_waker(Waker::noop()))
+        {
+            sent += message.byte_count() as u64;
+        }
+        assert_eq!((outbox.waiting(), meter.sent_bytes()), ((0, 0), sent));
     }
 
     #[test]

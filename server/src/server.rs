@@ -35,6 +35,7 @@ use crate::node::NodeEnd;
 use crate::recovery::BeginError;
 use crate::shard::{ShardCompute, ShardPlace};
 use crate::step_edge::StepEdge;
+use crate::telemetry::{Meter, ServerReadings, Telemetry};
 use life::{Ground, Life, LifeEnd};
 
 /// How long open connections may take to end once the server does.
@@ -85,6 +86,8 @@ pub struct ServerOptions {
     pub memory_max: Option<NonZeroU64>,
     /// How long to try to reach the lead.
     pub patience: Duration,
+    /// What it is observed through.
+    pub telemetry: Telemetry,
 }
 
 /// Why a server cannot start or go on.
@@ -212,7 +215,8 @@ pub struct RunningServer {
 /// # Errors
 /// [`ServerError`].
 pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError> {
-    let ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience } = options;
+    let ServerOptions { listen, advertise, unix_socket, part, compute_threads, memory_max, patience, telemetry } =
+        options;
     if let Part::Elected { spec, .. } = &part
         && spec.checkpoint.is_none()
     {
@@ -244,13 +248,15 @@ pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError>
         Part::Lead { .. } | Part::Follower { .. } => None,
     };
     let leading = Arc::new(LeadPlace::new(control));
-    let place = Arc::default();
+    let place = Arc::new(ShardPlace::new(Arc::new(Meter::new(telemetry.spans().clone()))));
+    telemetry.add(Arc::new(ServerReadings { place: place.clone(), leading: leading.clone() }));
     let ground = Ground { part, own, bound, memory_max, patience, compute, place, leading, candidacy };
     let (stop, stopping) = watch::channel(false);
     let listeners = Listeners { tcp: listener, unix };
-    let routes = routes(ground.place.clone(), ControlService::new(ground.leading.clone())).await;
+    let meter = ground.place.meter().clone();
+    let routes = routes(ground.place.clone(), ControlService::new(ground.leading.clone(), meter.clone())).await;
     // Before it has a part: a server that waits for one can say who leads.
-    let serving = tokio::spawn(connections::serve(listeners, routes, stopping));
+    let serving = tokio::spawn(connections::serve(listeners, routes, meter, stopping));
     let life = match ground.live(None).await {
         Ok(life) => life,
         Err(error) => {
@@ -328,6 +334,7 @@ impl RunningServer {
                 LifeEnd::Node(end) => break Some(end),
             }
             let lost_at = self.end_generation();
+            self.ground.place.meter().recovers();
             self.life = tokio::select! {
                 life = self.ground.live(Some((self.life.generation, lost_at))) => life?,
                 () = &mut asked_to_stop => {

@@ -15,6 +15,7 @@ mod reading;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use halflife_optim::{Optimizer, Reduction};
 use halflife_proto::PROTOCOL_VERSION;
@@ -39,6 +40,7 @@ use crate::push_tally::PushTally;
 use crate::reduction::Collecting;
 use crate::registry::{Blocks, Sessions};
 use crate::slot_tally::SlotTally;
+use crate::telemetry::{Meter, SendSpans, ServerTrace, ShardSpans};
 use cut::Cutting;
 pub use cut::{CutAnswer, TakenCut};
 #[cfg(feature = "simulation")]
@@ -142,6 +144,9 @@ pub struct Shard {
     cuts: watch::Sender<()>,
     /// Steps up to this one survive every crash.
     durable: AtomicU64,
+    meter: Arc<Meter>,
+    /// Where steps are traced.
+    spans: Option<ShardSpans>,
 }
 
 /// What is counted for the lead besides whole steps.
@@ -156,7 +161,7 @@ enum Tally {
 }
 
 impl Shard {
-    /// The empty blocks that `placement` gives this server.
+    /// The empty blocks that `placement` gives this server, which counts in `meter`.
     ///
     /// # Errors
     /// When the job's optimizer cannot be built, which its lead has already checked.
@@ -166,6 +171,7 @@ impl Shard {
         manifest: Manifest,
         placement: Placement,
         compute: Arc<ShardCompute>,
+        meter: Arc<Meter>,
     ) -> Result<Arc<Shard>, Refusal> {
         let malformed = |message: String| Refusal::new(RefusalCause::Malformed, message);
         let optimizer =
@@ -205,7 +211,9 @@ impl Shard {
             (false, true) => Tally::Slots(Mutex::new(SlotTally::new(changing, rules.slots.slots()))),
             (false, false) => Tally::Steps,
         };
+        let spans = ShardSpans::new(trace_of(&identity, &meter), changing);
         Ok(Arc::new(Shard {
+            spans,
             identity,
             rules,
             manifest,
@@ -224,6 +232,7 @@ impl Shard {
             cutting: Mutex::default(),
             cuts: watch::Sender::new(()),
             durable: AtomicU64::new(0),
+            meter,
         }))
     }
 
@@ -277,7 +286,12 @@ impl Shard {
         if !self.rules.has_tickets() {
             self.check_not_ahead(step)?;
         }
-        let outcome = match block.contribute(contribution)? {
+        let contributed = block.contribute(contribution)?;
+        // Before anything is computed, since the last update ends the step.
+        if let (Some(spans), true) = (&self.spans, contributed.counts()) {
+            spans.contributed(push.map_or(step, |push| push.ticket.step()));
+        }
+        let outcome = match contributed {
             Contributed::Noted(outcome) => self.noted(outcome, step, slots, push)?,
             Contributed::Initialized => {
                 self.collect_cut(&block);
@@ -296,8 +310,11 @@ impl Shard {
             }
         };
         let (generation, ticket) = (self.identity.generation, push.map(|push| push.ticket));
-        let durable_step = Step(self.durable.load(Ordering::Relaxed));
-        Ok(Acknowledgement { block: block.id(), generation, step, slots, outcome, durable_step, ticket })
+        let durable_step = self.durable();
+        let acknowledgement =
+            Acknowledgement { block: block.id(), generation, step, slots, outcome, durable_step, ticket };
+        self.meter.contributed(&acknowledgement);
+        Ok(acknowledgement)
     }
 
     /// What is to be done with a contribution that the block has noted.
@@ -440,7 +457,10 @@ impl Shard {
         if !update.needs_norms() {
             let mut next = Some(update);
             while let Some(update) = next {
-                next = self.finish(&block, update.run(summer));
+                let (step, begun) = (update.step(), Instant::now());
+                let applied = update.run(summer);
+                self.note_applied(step, begun, 1);
+                next = self.finish(&block, applied);
             }
             return;
         }
@@ -452,6 +472,21 @@ impl Shard {
             let shard = self.clone();
             self.run_later(round.work(), move || shard.advance(round));
         }
+    }
+
+    /// Updates of `blocks` blocks for `step` have taken the time since `begun`.
+    fn note_applied(&self, step: Step, begun: Instant, blocks: usize) {
+        let took = begun.elapsed();
+        self.meter.applied(took);
+        if let Some(spans) = &self.spans {
+            spans.applied(step, took, blocks);
+        }
+    }
+
+    /// What records the weights that are sent to a worker. In the asynchronous modes a version is no step, and nothing does.
+    pub(crate) fn send_spans(&self) -> Option<SendSpans> {
+        let trace = (!self.rules.has_tickets()).then(|| trace_of(&self.identity, &self.meter))?;
+        SendSpans::new(trace)
     }
 
     /// Makes an update seen. In the asynchronous modes the next may wait for it already.
@@ -481,6 +516,7 @@ impl Shard {
             completed.and_then(|_| standing_step(progress, self.rules.steps))
         });
         if let Some(step) = completed {
+            self.meter.step_complete();
             self.standing.send_modify(|standing| {
                 standing.complete = Some(step);
                 standing.lr = version.lr;
@@ -540,12 +576,36 @@ impl Shard {
         }
     }
 
+    /// What waits to be sent to workers: messages, and the bytes of weights among them.
+    #[must_use]
+    pub fn waiting_to_be_sent(&self) -> (usize, usize) {
+        let waiting = self.sessions.all().into_iter().map(|outbox| outbox.waiting());
+        waiting.fold((0, 0), |(messages, bytes), (more, of_them)| (messages + more, bytes + of_them))
+    }
+
+    /// Blocks held here.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Newest step known to survive the loss of every process; 0 without any.
+    #[must_use]
+    pub fn durable(&self) -> Step {
+        Step(self.durable.load(Ordering::Relaxed))
+    }
+
     /// Ends every open session.
     pub fn close_sessions(&self, status: Option<tonic::Status>) {
         for outbox in self.sessions.all() {
             outbox.close(status.clone());
         }
     }
+}
+
+fn trace_of(identity: &Identity, meter: &Meter) -> ServerTrace {
+    let Identity { job, generation, index, .. } = identity.clone();
+    ServerTrace { spans: meter.spans().clone(), job, generation, index }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -573,22 +633,37 @@ fn standing_step(progress: &Progress, steps: Step) -> Option<Step> {
 
 /// Where the data service finds the shard once there is one.
 #[derive(Debug, Default)]
-pub struct ShardPlace(RwLock<Option<Arc<Shard>>>);
+pub struct ShardPlace {
+    shard: RwLock<Option<Arc<Shard>>>,
+    meter: Arc<Meter>,
+}
 
 impl ShardPlace {
+    /// Without a shard; the server counts in `meter`.
+    #[must_use]
+    pub fn new(meter: Arc<Meter>) -> ShardPlace {
+        ShardPlace { shard: RwLock::default(), meter }
+    }
+
+    /// What the server counts, through all its shards.
+    #[must_use]
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
     /// Takes the shard away: the job's state goes back to a checkpoint.
     pub fn clear(&self) -> Option<Arc<Shard>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).take()
+        self.shard.write().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Puts a shard in place.
     pub fn set(&self, shard: Arc<Shard>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(shard);
+        *self.shard.write().unwrap_or_else(PoisonError::into_inner) = Some(shard);
     }
 
     /// The shard, if there is one.
     #[must_use]
     pub fn get(&self) -> Option<Arc<Shard>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shard.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -46,6 +46,19 @@ impl Distribution {
         self.count
     }
 
+    /// Their sum.
+    #[must_use]
+    pub fn sum(&self) -> f64 {
+        self.sum as f64
+    }
+
+    /// How many are at most `bound`, where that is the largest value of a bucket; elsewhere, fewer.
+    #[must_use]
+    pub fn count_at_most(&self, bound: u64) -> u64 {
+        let counts = self.buckets.iter().enumerate();
+        counts.take_while(|(index, _)| largest(*index) <= bound).map(|(_, count)| count).sum()
+    }
+
     /// The largest; 0 without any.
     #[must_use]
     pub fn max(&self) -> u64 {

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use halflife_proto::framing::content_type_is_grpc;
+use halflife_proto::trace::{TRACEPARENT, TraceContext};
 use halflife_proto::v1::data_server::DataServer;
 use halflife_proto::{MESSAGE_BYTES_MAX, STEP_PATH};
 use tonic::body::Body;
@@ -54,8 +55,9 @@ impl Service<http::Request<Body>> for StepEdge {
             return self.generated.call(request);
         }
         let service = self.service.clone();
+        let parent = request.headers().get(TRACEPARENT).and_then(|text| TraceContext::parse(text.to_str().ok()?));
         Box::pin(async move {
-            Ok(match service.open_step_stream(request.into_body()).await {
+            Ok(match service.open_step_stream(request.into_body(), parent).await {
                 Ok(body) => {
                     let mut response = http::Response::new(body);
                     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

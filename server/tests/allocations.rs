@@ -25,6 +25,7 @@ use halflife_server::JobSpec;
 use halflife_server::outbox::{Outbox, Outgoing};
 use halflife_server::placement::balance;
 use halflife_server::shard::{Identity, Shard, ShardCompute};
+use halflife_server::telemetry::Meter;
 use tokio_stream::Stream as _;
 
 struct Counting;
@@ -90,10 +91,12 @@ impl Bench {
             index: ServerIndex(0),
         };
         let compute = Arc::new(ShardCompute::new(2).expect("threads"));
-        let shard = Shard::new(identity, &spec, manifest, placement, compute).expect("a valid job");
+        let meter = Arc::<Meter>::default();
+        let shard = Shard::new(identity, &spec, manifest, placement, compute, meter.clone()).expect("a valid job");
         let outbox = Arc::new(Outbox::default());
         shard.open_session(None, &outbox).expect("a session");
-        Bench { shard, blocks, outgoing: Outgoing::new(outbox, GENERATION, ()), heads: Heads::default() }
+        let outgoing = Outgoing::new(outbox, GENERATION, ()).counted_in(meter);
+        Bench { shard, blocks, outgoing, heads: Heads::default() }
     }
 
     /// What workers send for a step, as it goes over the wire.

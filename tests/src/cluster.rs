@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use halflife_server::telemetry::Telemetry;
 use halflife_server::{JobSpec, Part, ServerEnd, ServerError, ServerOptions, start};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -11,6 +12,7 @@ use tokio::task::JoinHandle;
 pub struct Cluster {
     lead_url: String,
     servers: Vec<Running>,
+    telemetry: Telemetry,
 }
 
 #[derive(Debug)]
@@ -19,7 +21,7 @@ struct Running {
     task: JoinHandle<Result<ServerEnd, ServerError>>,
 }
 
-fn options(part: Part) -> ServerOptions {
+fn options(part: Part, telemetry: Telemetry) -> ServerOptions {
     ServerOptions {
         listen: ([127, 0, 0, 1], 0).into(),
         advertise: None,
@@ -28,6 +30,7 @@ fn options(part: Part) -> ServerOptions {
         memory_max: None,
         compute_threads: 2,
         patience: Duration::from_secs(10),
+        telemetry,
     }
 }
 
@@ -35,7 +38,7 @@ impl Cluster {
     /// Starts as many servers as the job says.
     pub async fn start(spec: JobSpec) -> Cluster {
         let count = spec.job.servers;
-        let mut cluster = Cluster { lead_url: String::new(), servers: Vec::new() };
+        let mut cluster = Cluster { lead_url: String::new(), servers: Vec::new(), telemetry: Telemetry::default() };
         cluster.lead_url = cluster.add(Part::Lead { spec: Box::new(spec), latest_valid: false }).await;
         for _ in 1..count {
             let lead = cluster.lead_url.clone();
@@ -45,7 +48,7 @@ impl Cluster {
     }
 
     async fn add(&mut self, part: Part) -> String {
-        let server = start(options(part)).await.expect("the server starts");
+        let server = start(options(part, self.telemetry.clone())).await.expect("the server starts");
         let url = server.url().to_owned();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(server.run(async { drop(stopped.await) }));
@@ -57,6 +60,12 @@ impl Cluster {
     #[must_use]
     pub fn lead_url(&self) -> &str {
         &self.lead_url
+    }
+
+    /// What all servers tell Prometheus.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.telemetry.text().expect("metrics")
     }
 
     /// Stops every server at once. Whoever sees another go first says so; none fails otherwise.

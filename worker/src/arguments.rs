@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use halflife_server::telemetry::TelemetryArguments;
 
 use halflife_client::{EtcdPlace, JobKeys, Places, PlacesError};
 
@@ -77,6 +78,8 @@ pub(crate) struct Train {
     #[command(flatten)]
     slowness: Slowness,
     #[command(flatten)]
+    pub(crate) telemetry: TelemetryArguments,
+    #[command(flatten)]
     pub(crate) outputs: Outputs,
 }
 
@@ -129,6 +132,8 @@ pub(crate) struct Local {
     pub(crate) latest_valid: bool,
     #[command(flatten)]
     slowness: Slowness,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArguments,
     #[command(flatten)]
     pub(crate) outputs: Outputs,
 }

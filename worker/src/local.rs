@@ -6,15 +6,18 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::pin::pin;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use halflife_client::{ClientOptions, Places};
+use halflife_client::{ClientOptions, Observer, Places};
+use halflife_server::telemetry::Telemetry;
 use halflife_server::{JobSpec, Part, RunningServer, ServerEnd, ServerError, ServerOptions, start};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::meter::Meter;
 use crate::progress::Progress;
 use crate::training::{End, Evaluate, TrainError, TrainOptions, Trainer, train};
 
@@ -45,7 +48,8 @@ pub enum LocalError {
 }
 
 /// Runs `spec` on its number of servers and `workers` workers until it is done or `stop` turns true.
-/// `latest_valid`: pass over damaged checkpoints. The last worker waits for `delay` after each gradient. The end is that of worker 0, which also shows progress and evaluates.
+/// `latest_valid`: pass over damaged checkpoints. The last worker waits for `delay` after each gradient. All tell `telemetry`
+/// of themselves. The end is that of worker 0, which also shows progress and evaluates.
 ///
 /// # Errors
 /// [`LocalError`]: the first server or worker that failed.
@@ -54,10 +58,11 @@ pub async fn run(
     workers: NonZeroU32,
     latest_valid: bool,
     delay: Duration,
+    telemetry: &Telemetry,
     progress: &mut Progress,
     stop: watch::Receiver<bool>,
 ) -> Result<End, LocalError> {
-    let servers = start_servers(spec, latest_valid).await?;
+    let servers = start_servers(spec, latest_valid, telemetry).await?;
     let url = servers[0].url().to_owned();
     let (servers_stop, servers_stopping) = watch::channel(false);
     let mut ends = JoinSet::new();
@@ -65,7 +70,7 @@ pub async fn run(
         ends.spawn(end_of_server(index, server, servers_stopping.clone()));
     }
     let end = tokio::select! {
-        end = work(&url, workers, delay, progress, stop) => end,
+        end = work(&url, workers, delay, telemetry, progress, stop) => end,
         error = first_failure(&mut ends) => Err(error),
     };
     servers_stop.send_replace(true);
@@ -74,7 +79,11 @@ pub async fn run(
     end
 }
 
-async fn start_servers(spec: JobSpec, latest_valid: bool) -> Result<Vec<RunningServer>, LocalError> {
+async fn start_servers(
+    spec: JobSpec,
+    latest_valid: bool,
+    telemetry: &Telemetry,
+) -> Result<Vec<RunningServer>, LocalError> {
     let count = spec.job.servers as usize;
     let mut servers: Vec<RunningServer> = Vec::with_capacity(count);
     let mut leads = Some(Box::new(spec));
@@ -94,6 +103,7 @@ async fn start_servers(spec: JobSpec, latest_valid: bool) -> Result<Vec<RunningS
             compute_threads: compute_threads(count),
             memory_max: None,
             patience: PATIENCE,
+            telemetry: telemetry.clone(),
         };
         servers.push(start(options).await.map_err(|source| LocalError::Server { index, source })?);
     }
@@ -131,6 +141,7 @@ async fn work(
     url: &str,
     workers: NonZeroU32,
     delay: Duration,
+    telemetry: &Telemetry,
     progress: &mut Progress,
     stop: watch::Receiver<bool>,
 ) -> Result<End, LocalError> {
@@ -139,14 +150,15 @@ async fn work(
     let failed = |source| failure(0, source);
     let places = Places::at(url);
     let joined = tokio::select! {
-        joined = Trainer::join(&places, options(Evaluate::Always, delay_of(0))) => joined.map_err(failed)?,
+        joined = Trainer::join(&places, options(Evaluate::Always, delay_of(0), telemetry)) => joined.map_err(failed)?,
         () = turned_true(stop.clone()) => return Ok(End::Stopped { step: None, steps: None }),
     };
     let mut others = JoinSet::new();
     for index in 1..workers.get() {
-        let (url, stop, delay) = (url.to_owned(), turned_true(stop.clone()), delay_of(index));
+        let (url, stop) = (url.to_owned(), turned_true(stop.clone()));
+        let options = options(Evaluate::Never, delay_of(index), telemetry);
         others.spawn(async move {
-            let end = train(&Places::at(&url), options(Evaluate::Never, delay), &mut Progress::silent(), stop).await;
+            let end = train(&Places::at(&url), options, &mut Progress::silent(), stop).await;
             end.map(drop).map_err(|source| failure(index, source))
         });
     }
@@ -161,8 +173,12 @@ async fn work(
     Ok(end.expect("the loop ends only after worker 0 has"))
 }
 
-fn options(evaluate: Evaluate, delay: Duration) -> TrainOptions {
-    TrainOptions { client: ClientOptions::new(crate::fingerprint()), evaluate, delay }
+fn options(evaluate: Evaluate, delay: Duration, telemetry: &Telemetry) -> TrainOptions {
+    let observer = Observer::new(telemetry.spans().clone());
+    let client = ClientOptions { observer, ..ClientOptions::new(crate::fingerprint()) };
+    let meter = Arc::new(Meter::new(client.observer.clone()));
+    telemetry.add(meter.clone());
+    TrainOptions { client, evaluate, delay, meter }
 }
 
 fn failure(index: u32, source: TrainError) -> LocalError {

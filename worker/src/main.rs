@@ -11,12 +11,14 @@ use std::fs;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use halflife_client::ClientOptions;
+use halflife_client::{ClientOptions, Observer};
 use halflife_server::signals::{HeldSignals, Signal};
 use halflife_server::{JobSpec, io_threads};
+use halflife_worker::meter::Meter;
 use halflife_worker::progress::Progress;
 use halflife_worker::training::{End, Evaluate, Finished, TrainOptions, train};
 use halflife_worker::{local, threads, weights_file};
@@ -33,6 +35,9 @@ const DEFAULT_JOB_NAME: &str = "the built-in digits.toml";
 /// How long ending in good order may take after a signal.
 const END_WITHIN: Duration = Duration::from_millis(1700);
 
+/// What is logged where RUST_LOG says nothing: warnings, and where metrics are served.
+const LOG_DEFAULT: &str = "warn,halflife_server::telemetry=info";
+
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
@@ -40,7 +45,7 @@ fn main() -> ExitCode {
     halflife_server::allocator::keep_freed_memory();
     use_one_thread_per_gradient();
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr)
@@ -109,16 +114,24 @@ async fn see_through(
 }
 
 async fn run_train(arguments: &Train, mut signal: watch::Receiver<Option<Signal>>) -> Outcome<End> {
-    let client =
-        ClientOptions { give_up_after: arguments.patience(), ..ClientOptions::new(halflife_worker::fingerprint()) };
+    let telemetry = arguments.telemetry.begin("halflife-worker").await?;
+    let client = ClientOptions {
+        give_up_after: arguments.patience(),
+        observer: Observer::new(telemetry.spans().clone()),
+        ..ClientOptions::new(halflife_worker::fingerprint())
+    };
+    let meter = Arc::new(Meter::new(client.observer.clone()));
+    telemetry.add(meter.clone());
     let evaluate = if arguments.outputs.report.is_some() { Evaluate::Always } else { Evaluate::IfFirst };
     let mut progress = Progress::on_stderr();
     let stop = async move {
         first(&mut signal).await;
     };
     let places = arguments.places()?;
-    let end = train(&places, TrainOptions { client, evaluate, delay: arguments.delay() }, &mut progress, stop).await;
+    let options = TrainOptions { client, evaluate, delay: arguments.delay(), meter };
+    let end = train(&places, options, &mut progress, stop).await;
     progress.finish();
+    telemetry.flush().await;
     Ok(end?)
 }
 
@@ -128,17 +141,20 @@ async fn run_local(arguments: &Local, signal: watch::Receiver<Option<Signal>>) -
         Some(path) => JobSpec::load(path, &overrides)?,
         None => JobSpec::parse(DEFAULT_JOB_NAME, DEFAULT_JOB, &overrides)?,
     };
+    let telemetry = arguments.telemetry.begin("halflife-local").await?;
     let mut progress = Progress::on_stderr();
     let end = local::run(
         spec,
         arguments.workers,
         arguments.latest_valid,
         arguments.delay(),
+        &telemetry,
         &mut progress,
         stop_flag(signal),
     )
     .await;
     progress.finish();
+    telemetry.flush().await;
     Ok(end?)
 }
 

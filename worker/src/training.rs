@@ -20,8 +20,10 @@ use thiserror::Error;
 
 use crate::computation::{Computation, ComputationError};
 use crate::digest::weights_digest;
+use crate::meter::Meter;
 use crate::progress::{Progress, StepSeen};
 use crate::report::{Report, Rollback, Scores, TicketReport};
+use crate::step_spans::StepSpans;
 
 /// Number of the worker that joined first: it shows evaluations where none is asked for a report.
 const FIRST_WORKER: u32 = 0;
@@ -66,6 +68,8 @@ pub struct TrainOptions {
     pub evaluate: Evaluate,
     /// Waits so long after each gradient: a slow worker, to see what that does to a mode.
     pub delay: Duration,
+    /// Where it counts what it does.
+    pub meter: Arc<Meter>,
 }
 
 /// How a worker's part ended in good order.
@@ -134,6 +138,8 @@ pub struct Trainer {
     fingerprint: String,
     evaluates: bool,
     delay: Duration,
+    meter: Arc<Meter>,
+    spans: StepSpans,
     /// Away while a blocking thread computes with it.
     computation: Option<Computation>,
     seen: Seen,
@@ -159,7 +165,7 @@ impl Trainer {
     /// # Errors
     /// [`TrainError`].
     pub async fn join(places: &Places, options: TrainOptions) -> Result<Trainer, TrainError> {
-        let TrainOptions { client, evaluate, delay } = options;
+        let TrainOptions { client, evaluate, delay, meter } = options;
         let fingerprint = client.fingerprint.to_string();
         let mut lead = Lead::find(places, client.clone()).await?;
         let job = lead.job().clone();
@@ -187,6 +193,7 @@ impl Trainer {
             }
         };
         let job = member.job().clone();
+        meter.joined(member.number(), job.generation);
         computation.use_buffers(member.buffers().clone());
         let evaluates = match evaluate {
             Evaluate::Always => true,
@@ -194,6 +201,7 @@ impl Trainer {
             Evaluate::Never => false,
         };
         let computation = Some(computation);
+        let spans = StepSpans::new(client.observer.clone());
         Ok(Trainer {
             client,
             member,
@@ -203,6 +211,8 @@ impl Trainer {
             fingerprint,
             evaluates,
             delay,
+            meter,
+            spans,
             computation,
             seen: Seen::default(),
             rollbacks: Vec::new(),
@@ -263,6 +273,8 @@ impl Trainer {
             }
             match lead.join(self.manifest.clone()).await {
                 Ok(member) => {
+                    self.spans.end();
+                    self.meter.joined(member.number(), member.job().generation);
                     let before = std::mem::replace(&mut self.member, member);
                     break self.note_generation(&before, progress).await;
                 }
@@ -295,25 +307,33 @@ impl Trainer {
             undone = rollback.undone_steps,
             "the job has gone back to a checkpoint"
         );
+        self.meter.rolled_back(&rollback);
         progress.rolled_back(&rollback);
         self.rollbacks.push(rollback);
     }
 
     async fn work_until_done(&mut self, progress: &mut Progress) -> Result<Outcome, TrainError> {
         loop {
-            match self.member.next_work().await? {
+            let idle = Instant::now();
+            let work = self.member.next_work().await?;
+            self.meter.waited(idle);
+            match &work {
+                Work::Compute { step, .. } => self.spans.begin(&self.job, self.member.number(), *step),
+                _ => self.spans.end(),
+            }
+            match work {
                 Work::Initialize => {
                     let seed = self.job.seed;
                     let weights = self.compute(move |computation| computation.initialize(seed)).await;
                     self.member.initialize(weights).await?;
                 }
                 Work::Compute { step, nodes, weights } => {
-                    self.seen.note(&weights, &self.job, progress);
+                    self.seen.note(&weights, &self.job, &self.meter, progress);
                     self.contribute(step, nodes, &weights).await?;
                     self.evaluate_if_due(&weights, progress).await?;
                 }
                 Work::Finished { weights } => {
-                    self.seen.note(&weights, &self.job, progress);
+                    self.seen.note(&weights, &self.job, &self.meter, progress);
                     return Ok(Outcome::Done(weights));
                 }
                 Work::Drained => return Ok(Outcome::Drained),
@@ -335,14 +355,20 @@ impl Trainer {
                 break;
             }
             let weights = Arc::clone(weights);
+            let begun = Instant::now();
             let result = self.compute(move |computation| computation.node(step, node, &weights.values)).await?;
+            let computed = begun.elapsed();
             loss += f64::from(result.loss) * f64::from(node.count());
             slots += node.count();
             if !self.delay.is_zero() {
                 tokio::time::sleep(self.delay).await;
             }
+            let begun = Instant::now();
             self.member.contribute(step, node, result.gradient).await?;
+            self.meter.contributed(node.count(), computed, begun.elapsed());
+            self.spans.contributed(node, computed, begun.elapsed());
         }
+        self.meter.step_contributed();
         self.seen.loss = Some((step, (loss / f64::from(slots)) as f32));
         self.seen.contributed(step);
         Ok(())
@@ -452,7 +478,7 @@ impl Seen {
         Rollback { generation: generation.0, from_step: newest.0, to_step: restored.0, undone_steps }
     }
 
-    fn note(&mut self, weights: &WeightsVersion, job: &JobDescription, progress: &mut Progress) {
+    fn note(&mut self, weights: &WeightsVersion, job: &JobDescription, meter: &Meter, progress: &mut Progress) {
         self.first.get_or_insert((weights.step, Instant::now()));
         if self.newest.is_none_or(|newest| newest < weights.step) {
             self.newest = Some(weights.step);
@@ -461,7 +487,9 @@ impl Seen {
             let loss = self.loss.and_then(|(step, loss)| of_this_step(step).then_some(loss));
             let steps = job.steps;
             if weights.step > Step::ZERO {
-                progress.step(StepSeen { step: weights.step.0, steps, loss, lr: weights.lr, decay: weights.decay });
+                let seen = StepSeen { step: weights.step.0, steps, loss, lr: weights.lr, decay: weights.decay };
+                meter.saw(&seen);
+                progress.step(seen);
             }
         }
     }

@@ -41,7 +41,9 @@ impl Member {
             work.assign(assignment).map_err(bad)?;
         }
         let places = lead.places.and(&urls);
+        lead.options.observer.joined(number);
         let mut member = Member {
+            _span: lead.options.observer.session(&hello, number),
             places,
             lead_url: lead.url,
             control: lead.control,
@@ -54,6 +56,7 @@ impl Member {
             result: None,
             pushing: Pushing::default(),
             give_up_after: lead.options.give_up_after,
+            observer: lead.options.observer,
             hello,
             job,
             layout,
@@ -76,13 +79,13 @@ impl Member {
     async fn start_heartbeat(&mut self, every: Duration, give_up_after: Duration) -> Result<(), ClientError> {
         let mut backoff = Backoff::new(give_up_after);
         let halves = loop {
-            match heartbeat::open(&self.lead_url, &self.hello, every, &self.session).await {
+            match heartbeat::open(&self.lead_url, &self.hello, every, &self.session, &self.observer).await {
                 Ok(halves) => break halves,
                 Err(failure) => backoff.pause(&self.lead_url, failure).await?,
             }
         };
-        let places = self.places.clone();
-        self.tasks.spawn(heartbeat::keep(halves, self.hello.clone(), places, give_up_after));
+        let (places, observer) = (self.places.clone(), self.observer.clone());
+        self.tasks.spawn(heartbeat::keep(halves, self.hello.clone(), places, give_up_after, observer));
         Ok(())
     }
 
@@ -98,6 +101,7 @@ impl Member {
             plan: Arc::clone(&self.plan),
             session: self.session.clone(),
             give_up_after,
+            observer: self.observer.clone(),
         };
         self.tasks.spawn(assemble(assembly, readers, reopener));
     }
@@ -114,7 +118,7 @@ impl Member {
             return None;
         }
         let url = format!("unix://{unix_socket}");
-        match server_stream::open(&url, server, &self.hello, from_step, &self.plan).await {
+        match server_stream::open(&url, server, &self.hello, from_step, &self.plan, &self.observer).await {
             Ok(opened) => Some(self.keep_stream(server, opened)),
             Err(failure) => {
                 tracing::debug!(url, %failure, "no way through the server's Unix socket");
@@ -138,7 +142,7 @@ impl Member {
         let url = &self.urls[server.0 as usize];
         let mut backoff = Backoff::new(give_up_after);
         let opened = loop {
-            match server_stream::open(url, server, &self.hello, from_step, &self.plan).await {
+            match server_stream::open(url, server, &self.hello, from_step, &self.plan, &self.observer).await {
                 Ok(opened) => break opened,
                 // The job went on since the join: begin with what the server has; a version that is
                 // skipped by that is pulled when there is work at it.

@@ -27,13 +27,20 @@ pub struct IncomingMessages {
     body: Body,
     reader: MessageReader,
     ended: bool,
+    /// Bytes that came and were not asked about yet.
+    bytes: u64,
 }
 
 impl IncomingMessages {
     /// Reads `body`.
     #[must_use]
     pub fn new(body: Body) -> IncomingMessages {
-        IncomingMessages { body, reader: MessageReader::default(), ended: false }
+        IncomingMessages { body, reader: MessageReader::default(), ended: false, bytes: 0 }
+    }
+
+    /// Bytes that came since this was last asked: of messages, without HTTP/2's own.
+    pub fn take_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
     }
 
     /// The next message and its tensor data; `None` when the peer has sent all and says it is well.
@@ -72,7 +79,10 @@ impl IncomingMessages {
 
     fn take_in(&mut self, frame: Frame<Bytes>) -> Result<(), Status> {
         match frame.into_data() {
-            Ok(data) => self.reader.push(data),
+            Ok(data) => {
+                self.bytes += data.len() as u64;
+                self.reader.push(data);
+            }
             Err(frame) => {
                 let trailers = frame.into_trailers().ok();
                 if let Some(status) = trailers.as_ref().and_then(Status::from_header_map)

@@ -51,6 +51,12 @@ pub struct Applied {
 }
 
 impl Update {
+    /// The step whose lr and decay it is applied with: in the asynchronous modes, its ticket's.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
     /// Whether it must wait for a norm over more than this block (DESIGN.md rule 6: *reduced*).
     #[must_use]
     pub fn needs_norms(&self) -> bool {

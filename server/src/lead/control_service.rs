@@ -3,27 +3,31 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use halflife_proto::ids::{Incarnation, ServerIndex, Step};
 use halflife_proto::membership::{Order, Report};
 use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::trace::{TRACEPARENT, TraceContext};
 use halflife_proto::v1::{self, control_server::Control};
 use halflife_proto::wire;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
 use super::Lead;
 use super::state::LeadState;
-use super::status;
 use crate::node::CHANNEL_CAPACITY;
+use crate::telemetry::Meter;
 
 /// Serves the lead's side of the contract; on other servers it refuses with `NOT_LEAD`.
 #[derive(Debug, Clone)]
 pub struct ControlService {
     place: Arc<LeadPlace>,
+    meter: Arc<Meter>,
 }
 
 /// Where the service finds the lead: another one in each generation, and none in between.
@@ -42,7 +46,8 @@ impl LeadPlace {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = lead;
     }
 
-    fn get(&self) -> Result<Arc<Lead>, Refusal> {
+    /// The lead, or why there is none here.
+    pub(crate) fn get(&self) -> Result<Arc<Lead>, Refusal> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -56,10 +61,10 @@ pub fn leads_elsewhere(url: &str) -> Refusal {
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl ControlService {
-    /// Speaks for the lead in `place`.
+    /// Speaks for the lead in `place`; what streams refuse is counted in `meter`, as calls are by whoever serves them.
     #[must_use]
-    pub fn new(place: Arc<LeadPlace>) -> ControlService {
-        ControlService { place }
+    pub fn new(place: Arc<LeadPlace>, meter: Arc<Meter>) -> ControlService {
+        ControlService { place, meter }
     }
 
     fn lead(&self) -> Result<Arc<Lead>, Refusal> {
@@ -90,6 +95,7 @@ impl Control for ControlService {
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
         let lead = self.lead()?;
+        let (begin, parent) = (SystemTime::now(), parent(request.metadata()));
         let request = request.into_inner();
         let join_as = request.join_as();
         let hello = check_worker(&lead, request.hello)?;
@@ -109,6 +115,7 @@ impl Control for ControlService {
                 response.worker_number = joined.number;
                 response.assignment = Some((&joined.assignment).into());
                 response.step = joined.step.map(|step| step.0);
+                lead.spans.record_join(parent, begin, joined.number);
             }
             v1::JoinAs::Client => {
                 let placement = lead.decide(|state, _| state.admit_model(manifest))?;
@@ -132,11 +139,12 @@ impl Control for ControlService {
             || Refusal::mismatch(RefusalCause::Malformed, "heartbeats", "a first one", "the end of the stream");
         let first = beats.message().await?.ok_or_else(malformed)?;
         let incarnation = take_beat(&lead, first)?;
-        let reader = lead.clone();
+        let (reader, meter) = (lead.clone(), self.meter.clone());
         let (fenced, fence) = mpsc::channel(1);
         tokio::spawn(async move {
             while let Ok(Some(beat)) = beats.message().await {
                 if let Err(refusal) = take_beat(&reader, beat) {
+                    meter.refused(&refusal);
                     let _ = fenced.send(Err(refusal.into())).await; // the worker may be gone already
                     return;
                 }
@@ -148,7 +156,7 @@ impl Control for ControlService {
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::JobStatus>, Status> {
-        Ok(Response::new(status::of(&*self.lead()?)))
+        Ok(Response::new(self.lead()?.status()))
     }
 
     async fn ticket(&self, request: Request<v1::TicketRequest>) -> Result<Response<v1::TicketResponse>, Status> {
@@ -205,6 +213,11 @@ impl Control for ControlService {
         let orders = tokio_stream::once(admission).chain(ReceiverStream::new(orders)).map(|order| Ok(order.into()));
         Ok(Response::new(Box::pin(orders)))
     }
+}
+
+/// What a call is part of, if it says so.
+fn parent(metadata: &MetadataMap) -> Option<TraceContext> {
+    TraceContext::parse(metadata.get(TRACEPARENT)?.to_str().ok()?)
 }
 
 fn take_beat(lead: &Arc<Lead>, beat: v1::HeartbeatRequest) -> Result<Incarnation, Refusal> {

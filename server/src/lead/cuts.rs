@@ -52,6 +52,8 @@ pub struct Told {
     pub took: Duration,
     /// How long no ticket was given for the newest.
     pub pause: Duration,
+    /// When the newest was committed; `None` before the first of this generation.
+    pub committed_at: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
@@ -254,6 +256,7 @@ impl Cuts {
                 self.told.committed += 1;
                 self.told.error.clear();
                 self.told.took = now.saturating_sub(under_way.since);
+                self.told.committed_at = Some(now);
             }
             Some(error) => {
                 self.told.failed += 1;

@@ -56,7 +56,7 @@ fn phase(state: &LeadState) -> (v1::Phase, String) {
 }
 
 fn checkpoint(lead: &Lead, cuts: &Cuts) -> v1::CheckpointStatus {
-    let Told { committed, failed, error, took, pause } = cuts.told().clone();
+    let Told { committed, failed, error, took, pause, .. } = cuts.told().clone();
     let restored = lead.keeper().and_then(Keeper::restored);
     let of_this = |step: Step| v1::CheckpointId { step: step.0, generation: lead.identity().generation.0 };
     v1::CheckpointStatus {

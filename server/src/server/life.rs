@@ -106,7 +106,8 @@ impl Ground {
             fingerprint: Fingerprint::of_this_process(0, "cpu"),
             index: ServerIndex(0),
         };
-        let lead = Lead::new(identity.clone(), spec.clone(), initial_weights, keeper);
+        let spans = self.place.meter().spans().clone();
+        let lead = Lead::new(identity.clone(), spec.clone(), initial_weights, keeper, spans);
         let mut own = self.own.clone();
         // Listening on every address, the lead does not know which one it is reached by; workers do.
         if self.bound.ip().is_unspecified() && own.url == format!("http://{}", self.bound) {
@@ -172,6 +173,7 @@ impl Ground {
         let (steps, seat) = (Step(spec.job.steps), Seat::Given);
         let (place, compute) = (self.place.clone(), self.compute.clone());
         let generation = identity.generation;
+        place.meter().took_part(identity.index);
         let node = Node { identity, spec, place, compute, checkpoints };
         let node = tokio::spawn(node.run(orders, reports));
         Ok(Life { node, lead, generation, steps, checkpoint, seat, tasks })

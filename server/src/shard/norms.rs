@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use halflife_proto::ids::TensorIndex;
 use halflife_proto::membership::{Partial, Total};
@@ -33,7 +34,12 @@ impl Shard {
             Next::Apply(members) => {
                 for (block, waiting) in members {
                     let shard = self.clone();
-                    self.run_later(waiting.work(), move || drop(shard.finish(&block, waiting.apply())));
+                    self.run_later(waiting.work(), move || {
+                        let (step, begun) = (waiting.step(), Instant::now());
+                        let applied = waiting.apply();
+                        shard.note_applied(step, begun, 1);
+                        drop(shard.finish(&block, applied));
+                    });
                 }
             }
         }
@@ -50,7 +56,10 @@ impl Shard {
             let work = members.iter().map(|(_, waiting)| waiting.work()).sum();
             self.run_later(work, move || {
                 let (blocks, waiting): (Vec<_>, Vec<_>) = members.into_iter().unzip();
-                for (block, applied) in blocks.iter().zip(Waiting::apply_tensor(waiting, &shape)) {
+                let (step, begun) = (waiting.first().map(Waiting::step), Instant::now());
+                let applied = Waiting::apply_tensor(waiting, &shape);
+                shard.note_applied(step.unwrap_or_default(), begun, applied.len());
+                for (block, applied) in blocks.iter().zip(applied) {
                     drop(shard.finish(block, applied));
                 }
             });

@@ -352,7 +352,14 @@ impl World<'_> {
         let Some(identity) = self.servers[server].identity.clone() else {
             return self.promises.fail("blocks were placed on a server that is not in the job".to_owned());
         };
-        match Shard::new(identity, &self.scenario.job.spec, manifest, placement, self.compute.clone()) {
+        match Shard::new(
+            identity,
+            &self.scenario.job.spec,
+            manifest,
+            placement,
+            self.compute.clone(),
+            std::sync::Arc::default(),
+        ) {
             Ok(shard) => match plan.and_then(|plan| plan.restore) {
                 Some(name) => self.begin_to_restore(server, shard, name),
                 None => self.hold(server, shard),

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use halflife_server::telemetry::Telemetry;
 use halflife_server::{JobSpec, Part, ServerOptions, start};
 
 use super::bound;
@@ -27,6 +28,7 @@ pub(super) async fn serve(part: Part, compute_threads: usize, mut orders: Orders
         compute_threads,
         memory_max: None,
         patience: PATIENCE,
+        telemetry: Telemetry::default(),
     };
     let server = start(options).await?;
     answer(&Answer::Listening { url: server.url().to_owned() })?;
