@@ -51,7 +51,9 @@ async fn a_server_that_may_use_what_is_planned_takes_the_planned_workers_and_no_
         &["job.slots=5", "wire.gradients=i8", "wire.weights=bf16"],
         &["job.mode=async", "optimizer={ algorithm = \"sgd\", lr = 0.1 }"],
     ] {
-        let set: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
+        // These workers send no heartbeats.
+        let set = set.iter().chain(&["membership.lease_ms=600000"]);
+        let set: Vec<&str> = set.flat_map(|set| ["--set", *set]).collect();
         let of_job = ["--config", job];
         let plan =
             planned(&[&of_job[..], &set, &["--params", &parameters, "--workers", "3", "--servers", "1"]].concat());

@@ -53,7 +53,7 @@ pub struct PlanArguments {
     /// Gradient contributions of a step; without a job file, one for each worker.
     #[arg(long, value_name = "N")]
     pub slots: Option<u32>,
-    /// How tensor data travels; the job's [wire] unless given.
+    /// How tensor data travels; as the job file says unless given.
     #[arg(long, value_name = "DTYPE")]
     pub wire_dtype: Option<WireDtype>,
     /// Plan for checkpoints even where the job file has none.

@@ -17,7 +17,8 @@ pub fn help(program: &str, arguments: &[String]) -> String {
 
 /// A variable is one of the program's, and its value right: as the option that it stands for.
 pub fn check_variable(program: &str, arguments: &[String], name: &str, value: &str) {
-    let known = help(program, arguments);
+    // As one line: help is wrapped.
+    let known = help(program, arguments).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(known.contains(&format!("[env: {name}=")), "{program} reads no {name}:\n{known}");
     let option = name.trim_start_matches("HALFLIFE_").to_ascii_lowercase().replace('_', "-");
     help(program, &[arguments, &[format!("--{option}={value}")]].concat());
