@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::needed::program;
+
 /// Longest that it may take to answer.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -20,15 +22,16 @@ pub struct EtcdProcess {
 }
 
 impl EtcdProcess {
-    /// Starts one and waits until it listens.
+    /// Starts one and waits until it listens; `None` where there is none to start.
     #[must_use]
-    pub fn start() -> EtcdProcess {
+    pub fn start() -> Option<EtcdProcess> {
+        program("etcd", "election, by a real etcd 3.4 or newer (Debian: etcd-server)")?;
         let data = TempDir::new().expect("a directory");
         let (client_port, peer_port) = (free_port(), free_port());
         let child = launch(data.path(), client_port, peer_port);
         let etcd = EtcdProcess { child, data, client_port, peer_port };
         etcd.await_listening();
-        etcd
+        Some(etcd)
     }
 
     /// Its URL, which stays the same.
@@ -91,9 +94,7 @@ fn launch(data: &Path, client_port: u16, peer_port: u16) -> Child {
     // An etcd of this machine may have settings of its own in the environment.
     command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command
-        .spawn()
-        .unwrap_or_else(|error| panic!("these tests need etcd (Debian: apt-get install etcd-server): {error}"))
+    command.spawn().expect("etcd starts")
 }
 
 /// A port that nobody had a moment ago.

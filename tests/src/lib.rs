@@ -4,7 +4,7 @@
 //! - [`tool`]: a client of the bare contract, written against the generated code alone, so that the
 //!   tests do not trust the SDK to speak for them.
 //! - [`process`]: the real binaries as real processes.
-//! - [`etcd`]: a real etcd.
+//! - [`etcd`]: a real etcd. [`needed`]: programs of others, and what is said where they are missing.
 //! - [`proxy`]: a link between them that can be cut, stalled in either direction, and slowed down.
 //!
 //! Test code: a failed expectation panics with what was expected.
@@ -13,6 +13,7 @@
 pub mod cluster;
 pub mod dice;
 pub mod etcd;
+pub mod needed;
 pub mod process;
 pub mod proxy;
 pub mod tool;

@@ -16,4 +16,3 @@ mod planned;
 mod probes;
 mod render;
 mod systemd;
-mod tools;

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use halflife_tests::needed::program;
 use halflife_tests::process::root;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::objects::{Object, Objects};
-use crate::tools::tool;
 
 /// What is rendered: every directory that a person may apply.
 pub const OVERLAYS: [&str; 3] = ["base", "overlays/local", "overlays/production"];
@@ -23,7 +23,7 @@ pub fn directory(overlay: &str) -> PathBuf {
 pub fn all() -> &'static [(&'static str, Objects)] {
     static RENDERED: OnceLock<Vec<(&'static str, Objects)>> = OnceLock::new();
     RENDERED.get_or_init(|| {
-        let Some(kubectl) = tool("kubectl", "the manifests of deploy/kubernetes, with kubectl 1.27 or newer") else {
+        let Some(kubectl) = program("kubectl", "the manifests of deploy/kubernetes, with kubectl 1.27 or newer") else {
             return Vec::new();
         };
         OVERLAYS.map(|overlay| (overlay, decoded(overlay, &text(&kubectl, overlay)))).into()

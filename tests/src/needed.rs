@@ -1,11 +1,12 @@
-//! Tools of others that the tests need.
+//! Programs of others that the tests need.
 
 use std::io::Write as _;
 use std::process::Command;
 
-/// The tool, or `None` where it is missing: said on the terminal, whatever the test runner does with output. With `CI`
+/// The program, or `None` where it is missing: said on the terminal, whatever the test runner does with output. With `CI`
 /// set, as in `.ci/run`, that is a failure.
-pub fn tool(name: &str, purpose: &str) -> Option<Command> {
+#[must_use]
+pub fn program(name: &str, purpose: &str) -> Option<Command> {
     if Command::new(name).arg("--help").output().is_ok() {
         return Some(Command::new(name));
     }
