@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use halflife_tests::needed::program;
+use halflife_tests::needed;
 use halflife_tests::process::root;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,7 +23,9 @@ pub fn directory(overlay: &str) -> PathBuf {
 pub fn all() -> &'static [(&'static str, Objects)] {
     static RENDERED: OnceLock<Vec<(&'static str, Objects)>> = OnceLock::new();
     RENDERED.get_or_init(|| {
-        let Some(kubectl) = program("kubectl", "the manifests of deploy/kubernetes, with kubectl 1.27 or newer") else {
+        let Some(kubectl) =
+            needed::program("kubectl", "the manifests of deploy/kubernetes, with kubectl 1.27 or newer")
+        else {
             return Vec::new();
         };
         OVERLAYS.map(|overlay| (overlay, decoded(overlay, &text(&kubectl, overlay)))).into()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use halflife_tests::needed::program;
+use halflife_tests::needed;
 use halflife_tests::process::{binary, root};
 
 use crate::command_line::{check_variable, help};
@@ -39,7 +39,8 @@ fn setting(unit: &str, key: &str) -> Option<String> {
 fn systemd_reads_the_units_and_finds_little_that_they_may_do() {
     let directory = tempfile::tempdir().expect("a directory");
     for (file, program) in units() {
-        let Some(mut verify) = program("systemd-analyze", "the units of deploy/systemd, with systemd 250 or newer")
+        let Some(mut verify) =
+            needed::program("systemd-analyze", "the units of deploy/systemd, with systemd 250 or newer")
         else {
             return;
         };
@@ -49,7 +50,7 @@ fn systemd_reads_the_units_and_finds_little_that_they_may_do() {
         // It reads the machine's own units, too, and may have something to say about those.
         let own: Vec<&str> = said.lines().filter(|line| line.contains("halflife")).collect();
         assert!(verified.status.success() && own.is_empty(), "{file}: {said}");
-        let mut security = program("systemd-analyze", "their security").expect("it is here");
+        let mut security = needed::program("systemd-analyze", "their security").expect("it is here");
         security.arg("security").arg("--offline=true").arg(format!("--threshold={EXPOSURE_MAX}")).arg(&path);
         let judged = security.output().expect("systemd-analyze runs");
         assert!(judged.status.success(), "{file}: {}", String::from_utf8_lossy(&judged.stdout));
