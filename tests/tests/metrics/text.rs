@@ -105,8 +105,14 @@ fn read_labels(text: &str) -> (Vec<(String, String)>, &str) {
             match (escaped, c) {
                 (false, '"') => return Some(at),
                 (false, '\\') => escaped = true,
-                (true, 'n') => (value.push('\n'), escaped = false).1,
-                (true, '\\' | '"') => (value.push(c), escaped = false).1,
+                (true, 'n') => {
+                    value.push('\n');
+                    escaped = false;
+                }
+                (true, '\\' | '"') => {
+                    value.push(c);
+                    escaped = false;
+                }
                 (true, other) => panic!("\\{other} in {text}"),
                 (false, c) => value.push(c),
             }
