@@ -2,7 +2,7 @@
 //! (a container without a shell has no other to run).
 //!
 //! Asks the standard gRPC health service. A server serves once it has taken its part in the job: one that still looks for
-//! its lead does not answer, and is not healthy. Says nothing about the job: `status` does.
+//! its lead says that it does not, and is not healthy. Says nothing about the job: `status` does.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

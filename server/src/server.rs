@@ -254,7 +254,10 @@ pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError>
     let (stop, stopping) = watch::channel(false);
     let listeners = Listeners { tcp: listener, unix };
     let meter = ground.place.meter().clone();
-    let routes = routes(ground.place.clone(), ControlService::new(ground.leading.clone(), meter.clone())).await;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_not_serving::<DataServer<DataService>>().await;
+    let control = ControlService::new(ground.leading.clone(), meter.clone());
+    let routes = routes(ground.place.clone(), control).add_service(health_service).prepare();
     // Before it has a part: a server that waits for one can say who leads.
     let serving = tokio::spawn(connections::serve(listeners, routes, meter, stopping));
     let life = match ground.live(None).await {
@@ -264,6 +267,7 @@ pub async fn start(options: ServerOptions) -> Result<RunningServer, ServerError>
             return Err(error);
         }
     };
+    health.set_serving::<DataServer<DataService>>().await;
     info!(url = own_url, at = %bound, "listening");
     Ok(RunningServer { url: own_url, ground, life, stop, serving })
 }
@@ -279,10 +283,8 @@ fn listen_at_unix_socket(path: Option<PathBuf>) -> Result<(Option<UnixSocket>, S
     bound.map_err(|source| ServerError::UnixSocket { path, source })
 }
 
-/// Everything a server answers.
-async fn routes(place: Arc<ShardPlace>, control: ControlService) -> Routes {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<DataServer<DataService>>().await;
+/// Everything a server answers but for its health.
+fn routes(place: Arc<ShardPlace>, control: ControlService) -> Routes {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -291,11 +293,7 @@ async fn routes(place: Arc<ShardPlace>, control: ControlService) -> Routes {
     let control = ControlServer::new(control)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    Routes::new(health_service)
-        .add_service(reflection)
-        .add_service(StepEdge::new(DataService::new(place)))
-        .add_service(control)
-        .prepare()
+    Routes::new(reflection).add_service(StepEdge::new(DataService::new(place))).add_service(control)
 }
 
 impl RunningServer {

@@ -272,7 +272,7 @@ async fn every_contribution_and_every_refusal_counts_once() {
 
     let before = parse(&cluster.metrics()).sum("halflife_server_refusals_total", "") - refused("not_ready");
     let (block, _, server) = tool.blocks(1).remove(0);
-    let short = tool.contribution(block.clone(), 6, (2, 4), Some(&[1.0]));
+    let short = tool.contribution(block, 6, (2, 4), Some(&[1.0]));
     let short = v1::Contribution { data: bytes(&[1.0, 2.0]).into(), ..short };
     for _ in 0..3 {
         tool.push_raw(server, short.clone()).await.unwrap_err();
