@@ -72,7 +72,9 @@ fn object(document: &Value) -> Result<Object, String> {
 /// Decoded, with every field taken and none made up: a required field that is missing is decoded as an empty one.
 fn strict<T: DeserializeOwned + Serialize>(document: &Value) -> Result<T, String> {
     let mut unknown = Vec::new();
-    let decoded: Result<T, _> = serde_ignored::deserialize(document, |path| unknown.push(path.to_string()));
+    // In a path, `?` is where a field is optional.
+    let mut ignored = |path: serde_ignored::Path<'_>| unknown.push(path.to_string().replace(".?", ""));
+    let decoded: Result<T, _> = serde_ignored::deserialize(document, &mut ignored);
     let decoded = decoded.map_err(|error| error.to_string())?;
     if !unknown.is_empty() {
         return Err(format!("unknown fields: {}", unknown.join(", ")));
