@@ -26,7 +26,7 @@ pub struct StartupArguments {
     #[arg(long, value_name = "N", env = "HALFLIFE_SERVER_INDEX", requires = "servers")]
     pub server_index: Option<usize>,
     /// The etcd in which the servers of the job elect their lead; when it dies another takes over. Several URLs with commas
-    /// between. Needs a [checkpoint] in the job file.
+    /// between. Needs a checkpoint section in the job file.
     #[arg(long, value_name = "URL", env = "HALFLIFE_ETCD", requires = "config", conflicts_with_all = ["lead", "servers"])]
     pub etcd: Option<String>,
     /// Silence of the lead towards etcd, in seconds, after which another server takes over.

@@ -166,7 +166,10 @@ fn errors_are_one_clear_message_and_a_failing_exit() {
         (vec!["local", "--config", "bad.toml"], "did you mean `samples_per_slot`?"),
         (vec!["local", "--config", "none.toml"], "none.toml"),
         (vec!["train", "--server", "http://127.0.0.1:1", "--patience", "1"], "cannot connect to http://127.0.0.1:1"),
-        (vec!["train", "--server", "nonsense"], "expected a URL such as http://host:port, found \"nonsense\""),
+        (
+            vec!["train", "--server", "nonsense"],
+            "--server \"nonsense\": expected http://HOST:PORT, unix:///PATH or dns:HOST:PORT",
+        ),
     ];
     for (arguments, expected) in cases {
         let output = place.worker(&arguments).output().unwrap();
