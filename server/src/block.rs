@@ -453,6 +453,14 @@ impl Block {
         }
     }
 
+    /// The step that it is at, or on its way to: no job ends before that. `None` before the initialization.
+    #[must_use]
+    pub fn reaches(&self) -> Option<Step> {
+        let state = self.lock();
+        let newest = state.current.as_ref()?.step;
+        Some(if state.planes.is_none() { newest.next() } else { newest })
+    }
+
     /// Takes the result of an update: the new weights are now the current ones.
     pub fn install(&self, applied: Applied) -> Version {
         let mut state = self.lock();

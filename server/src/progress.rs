@@ -14,15 +14,13 @@ pub struct Progress {
     changing: usize,
     complete: Option<Step>,
     done: usize,
-    /// Nothing beyond it is taken.
-    last: Step,
 }
 
 impl Progress {
-    /// Nothing is complete yet, unless there is nothing to complete. The job ends with `last`.
+    /// Nothing is complete yet, unless there is nothing to complete.
     #[must_use]
-    pub fn new(blocks: usize, changing: usize, last: Step) -> Progress {
-        Progress { blocks, changing, complete: (blocks == 0).then_some(Step::ZERO), done: 0, last }
+    pub fn new(blocks: usize, changing: usize) -> Progress {
+        Progress { blocks, changing, complete: (blocks == 0).then_some(Step::ZERO), done: 0 }
     }
 
     /// Newest step complete on all blocks; `None` before the initialization is.
@@ -35,20 +33,6 @@ impl Progress {
     #[must_use]
     pub fn next(&self) -> Step {
         self.complete.map_or(Step::ZERO, Step::next)
-    }
-
-    /// The last step.
-    #[must_use]
-    pub fn last(&self) -> Step {
-        self.last
-    }
-
-    /// Ends with `step`, or with the newest complete one where that is past it. A server whose blocks never
-    /// change is past nothing. Gives the step.
-    pub fn end_with(&mut self, step: Step) -> Step {
-        let undercut = self.complete.filter(|_| self.has_changing_blocks()).unwrap_or(Step::ZERO);
-        self.last = step.max(undercut);
-        self.last
     }
 
     /// Everything is back at `step`.
@@ -83,23 +67,14 @@ mod tests {
 
     #[test]
     fn a_step_is_complete_when_every_block_that_takes_part_has_reached_it() {
-        let mut progress = Progress::new(3, 2, Step(9));
+        let mut progress = Progress::new(3, 2);
         let reached: Vec<_> = (0..7).map(|_| progress.block_done().map(|step| step.0)).collect();
         assert_eq!(reached, [None, None, Some(0), None, Some(1), None, Some(2)]);
         assert_eq!(progress.complete(), Some(Step(2)));
     }
 
     #[test]
-    fn a_server_cannot_end_before_what_it_has_completed() {
-        let mut progress = Progress::new(1, 1, Step(9));
-        assert_eq!(progress.end_with(Step(0)), Step(0));
-        (0..3).for_each(|_| _ = progress.block_done());
-        assert_eq!((progress.end_with(Step(1)), progress.last()), (Step(2), Step(2)));
-        assert_eq!(progress.end_with(Step(5)), Step(5));
-    }
-
-    #[test]
     fn a_server_without_blocks_waits_for_nothing() {
-        assert_eq!(Progress::new(0, 0, Step(9)).complete(), Some(Step::ZERO));
+        assert_eq!(Progress::new(0, 0).complete(), Some(Step::ZERO));
     }
 }

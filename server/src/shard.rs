@@ -7,6 +7,7 @@
 //! assignments, never while computing or sending.
 
 mod cut;
+mod ending;
 #[cfg(feature = "simulation")]
 mod inspection;
 mod norms;
@@ -43,6 +44,7 @@ use crate::slot_tally::SlotTally;
 use crate::telemetry::{Meter, SendSpans, ServerTrace, ShardSpans};
 use cut::Cutting;
 pub use cut::{CutAnswer, TakenCut};
+use ending::Ending;
 #[cfg(feature = "simulation")]
 pub use inspection::BlockInspection;
 
@@ -126,6 +128,7 @@ pub struct Shard {
     blocks: Blocks,
     sessions: Sessions,
     progress: Mutex<Progress>,
+    ending: Ending,
     standing: watch::Sender<Standing>,
     compute: Arc<ShardCompute>,
     /// Norms that updates wait for, in this order.
@@ -204,7 +207,8 @@ impl Shard {
             }
         }
         let reductions = rules.optimizer.reductions();
-        let progress = Progress::new(count, changing, rules.steps);
+        let progress = Progress::new(count, changing);
+        let ending = Ending::at(rules.steps);
         let standing = Standing { complete: standing_step(&progress, rules.steps), ..Standing::default() };
         let tally = match (rules.has_tickets(), rules.has_quorum()) {
             (true, _) => Tally::Pushes(Mutex::new(PushTally::new(changing))),
@@ -221,6 +225,7 @@ impl Shard {
             blocks,
             sessions: Sessions::default(),
             progress: Mutex::new(progress),
+            ending,
             standing: watch::Sender::new(standing),
             compute,
             reductions,
@@ -283,10 +288,12 @@ impl Shard {
         }
         let block = self.find(contribution.block)?;
         let Contribution { step, slots, push, .. } = contribution;
-        if !self.rules.has_tickets() {
-            self.check_not_ahead(step)?;
-        }
-        let contributed = block.contribute(contribution)?;
+        let contributed = self.ending.hold(|last| {
+            if !self.rules.has_tickets() {
+                self.check_not_ahead(step, last)?;
+            }
+            block.contribute(contribution)
+        })?;
         // Before anything is computed, since the last update ends the step.
         if let (Some(spans), true) = (&self.spans, contributed.counts()) {
             spans.contributed(push.map_or(step, |push| push.ticket.step()));
@@ -417,9 +424,8 @@ impl Shard {
 
     /// A contribution beyond the step after the newest complete one would let blocks drift more than
     /// one step apart.
-    fn check_not_ahead(&self, step: Step) -> Result<(), Refusal> {
-        let (next, complete, last) =
-            self.with_progress(|progress| (progress.next(), progress.complete(), progress.last()));
+    fn check_not_ahead(&self, step: Step, last: Step) -> Result<(), Refusal> {
+        let (next, complete) = self.with_progress(|progress| (progress.next(), progress.complete()));
         if step <= next.min(last) {
             return Ok(());
         }
@@ -537,12 +543,6 @@ impl Shard {
         self.standing.send_modify(|standing| {
             standing.halted.get_or_insert(refusal);
         });
-    }
-
-    /// Ends with `step`, or says which later one cannot be undercut.
-    #[must_use]
-    pub fn end_with(&self, step: Step) -> Step {
-        self.with_progress(|progress| progress.end_with(step))
     }
 
     /// Slots of `step` that some block here lacks, as runs in slot order; none once it is complete.
