@@ -59,6 +59,10 @@ pub enum Bug {
     DurableBeforeCommit,
     /// A job is finished before its last checkpoint is made.
     FinishedBeforeLastCheckpoint,
+    /// A server agrees to end with what all its blocks have completed, though one of them is past it.
+    EndsBehindABlock,
+    /// With a quorum a step is closed that is beyond the one the servers are asked to end with.
+    ClosedBeyondTheEnd,
     /// After a restore a quorum is looked for from step 1 on.
     QuorumNotResumed,
 }

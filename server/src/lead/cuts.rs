@@ -184,8 +184,7 @@ impl Cuts {
         self.tried.is_none().then_some(Step::ZERO)
     }
 
-    /// The job ends earlier. A cut of a step that never comes is forgotten, whoever has set its state aside for it:
-    /// a server whose blocks never change does so at once.
+    /// The job ends earlier. A cut of a step that never comes is forgotten.
     pub fn shorten(&mut self, last: Step) {
         self.last = last;
         self.limit = self.limit.min(last);
@@ -209,7 +208,14 @@ impl Cuts {
         under_way.step = if under_way.requested { ahead } else { at_newest };
         under_way.taken.clear();
         under_way.saved.clear();
-        Some(under_way.step)
+        // Asking for the same again would only multiply what is asked. No server is past the last step (`shard/ending.rs`).
+        (under_way.step > step).then_some(under_way.step)
+    }
+
+    /// Whether this cut is under way, and no server has set its state aside for it yet.
+    #[must_use]
+    pub fn is_taken_by_nobody(&self, step: Step) -> bool {
+        self.under_way.as_ref().is_some_and(|under_way| under_way.step == step && under_way.taken.is_empty())
     }
 
     /// A server has set its state aside; true when all `servers` have.

@@ -18,7 +18,7 @@ mod parties;
 mod progress;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub struct LeadState {
     epoch: u64,
     decider: Decider,
     /// Servers whose blocks change: the others have nothing to tell of slots and pushes.
-    changing_servers: usize,
+    changing_servers: BTreeSet<ServerIndex>,
     watch: ProgressWatch,
     /// The step that servers were asked for the missing slots of, until an answer was acted upon.
     missing_asked: Option<Step>,
@@ -92,7 +92,7 @@ impl LeadState {
             recovering: None,
             regrouping_until: None,
             now: Duration::ZERO,
-            changing_servers: 0,
+            changing_servers: BTreeSet::new(),
             settings,
             workers: BTreeMap::new(),
             workers_joined: 0,

@@ -6,26 +6,29 @@ use halflife_server::planted::Bug as InServer;
 
 use crate::runner::{Planted, compute, run_seed};
 use crate::say;
-use crate::scenario::{Job, Mode, Scenario};
+use crate::scenario::{Ending, Mode, Scenario};
 
 /// Seeds that may be needed to find a bug.
 const SEEDS: usize = 60;
 
-/// Which jobs a bug is looked for in.
-type Kind = fn(&Job) -> bool;
+/// Which seeds a bug is looked for in.
+type Kind = fn(&Scenario) -> bool;
 
-const IS_SYNC: Kind = |job| job.mode == Mode::Sync && job.checkpoints.is_none();
-const HAS_QUORUM: Kind = |job| matches!(job.mode, Mode::Quorum(_)) && job.checkpoints.is_none();
-const IS_BOUNDED: Kind = |job| matches!(job.mode, Mode::Bounded(_)) && job.checkpoints.is_none();
-const HAS_TICKETS: Kind = |job| job.mode.has_tickets() && job.checkpoints.is_none();
-const KEEPS: Kind = |job| job.checkpoints.is_some();
-const KEEPS_QUORUM: Kind = |job| matches!(job.mode, Mode::Quorum(_)) && job.checkpoints.is_some();
-const KEEPS_TICKETS: Kind = |job| job.mode.has_tickets() && job.checkpoints.is_some();
+const IS_SYNC: Kind = |Scenario { job, .. }| job.mode == Mode::Sync && job.checkpoints.is_none();
+const HAS_QUORUM: Kind = |Scenario { job, .. }| matches!(job.mode, Mode::Quorum(_)) && job.checkpoints.is_none();
+const IS_BOUNDED: Kind = |Scenario { job, .. }| matches!(job.mode, Mode::Bounded(_)) && job.checkpoints.is_none();
+const HAS_TICKETS: Kind = |Scenario { job, .. }| job.mode.has_tickets() && job.checkpoints.is_none();
+const KEEPS: Kind = |Scenario { job, .. }| job.checkpoints.is_some();
+const KEEPS_QUORUM: Kind = |Scenario { job, .. }| matches!(job.mode, Mode::Quorum(_)) && job.checkpoints.is_some();
+const KEEPS_TICKETS: Kind = |Scenario { job, .. }| job.mode.has_tickets() && job.checkpoints.is_some();
+const KEEPS_AND_ENDS_EARLY: Kind = |Scenario { job, ending, .. }| {
+    job.checkpoints.is_some() && !job.mode.has_tickets() && matches!(ending, Ending::Early { .. })
+};
 
 /// Runs seeds of the bug's jobs until one finds it.
 fn is_found(kind: Kind, planted: Planted) {
     let compute = compute();
-    for seed in (0..).filter(|seed| kind(&Scenario::draw(*seed).job)).take(SEEDS) {
+    for seed in (0..).filter(|seed| kind(&Scenario::draw(*seed))).take(SEEDS) {
         if let Some(violation) = run_seed(seed, planted, &compute, false).violation {
             return say(&format!("{planted:?} was found by seed {seed}: {violation}"));
         }
@@ -74,6 +77,9 @@ found! {
     tickets_beyond_a_cut_are_found: KEEPS_TICKETS, Planted::InServer(InServer::TicketsBeyondTheCut);
     a_step_that_is_durable_before_its_commit_is_found: KEEPS, Planted::InServer(InServer::DurableBeforeCommit);
     an_end_before_the_last_checkpoint_is_found: KEEPS, Planted::InServer(InServer::FinishedBeforeLastCheckpoint);
+    an_end_that_a_block_is_past_is_found: KEEPS_AND_ENDS_EARLY, Planted::InServer(InServer::EndsBehindABlock);
+    a_quorum_that_is_closed_beyond_the_end_is_found: KEEPS_AND_ENDS_EARLY,
+        Planted::InServer(InServer::ClosedBeyondTheEnd);
     a_quorum_that_is_not_resumed_is_found: KEEPS_QUORUM, Planted::InServer(InServer::QuorumNotResumed);
     a_late_commit_that_is_continued_is_found: KEEPS, Planted::InStore(InStore::LateCommitContinued);
     a_checkpoint_that_is_continued_and_thrown_away_is_found: KEEPS, Planted::InStore(InStore::ContinuedPruned);

@@ -28,10 +28,12 @@ pub struct CutPromises {
 }
 
 impl World<'_> {
-    /// Whether a server takes part in the generation that is led now.
+    /// Whether a server takes part in the generation that is led now, or that a lead that stands still may yet commit
+    /// something of, since no other has begun.
     pub(crate) fn is_current(&self, server: usize) -> bool {
         let generation = self.servers[server].identity.as_ref().map(|identity| identity.generation);
-        self.lead.is_leading && generation == Some(self.lead.generation)
+        let is_led = self.lead.is_leading || self.is_of_former_lead(self.lead.generation);
+        is_led && generation == Some(self.lead.generation)
     }
 
     fn key(&self, block: BlockId, version: Step) -> (BlockId, Step) {
@@ -62,11 +64,12 @@ impl World<'_> {
     /// A server has set its blocks aside: each as it was after that step.
     pub(crate) fn check_cut(&mut self, server: usize, id: CheckpointId, cut: &[Captured]) {
         // What is given up already, because of another server, is never committed.
-        let is_under_way = self.lead.state.cuts().and_then(Cuts::under_way) == Some(id.step);
-        if !self.is_current(server) || !is_under_way {
+        let lead = self.lead_of(id.generation);
+        let Some(lead) = lead.filter(|lead| lead.cuts().and_then(Cuts::under_way) == Some(id.step)) else { return };
+        if !self.is_current(server) {
             return;
         }
-        let mut blocks = self.promises.blocks_of(server, self.lead.state.model());
+        let mut blocks = self.promises.blocks_of(server, lead.model());
         blocks.sort_unstable();
         let found: Vec<BlockId> = cut.iter().map(|captured| captured.block).collect();
         if found != blocks {

@@ -146,6 +146,8 @@ pub enum Event {
     Continue(usize),
     /// The operator lets the job go on.
     Resume,
+    /// The operator ends the job.
+    EndEarly,
     Fault(usize),
     Probe,
 }

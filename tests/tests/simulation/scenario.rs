@@ -99,8 +99,8 @@ pub enum Ending {
     ServerLost(u64),
     /// A NaN stops the job.
     Nonfinite,
-    /// The operator ends it in good order, once this step is complete.
-    Early(u64),
+    /// The operator ends it in good order, so long after this step is complete.
+    Early { at_step: u64, after_us: u64 },
 }
 
 /// How bad the faults of a seed are; what is promised depends on it.
@@ -315,7 +315,7 @@ impl Scenario {
             // Whoever keeps checkpoints comes back after the loss of a server; after a NaN nobody does.
             0 if checkpoints.is_none() => Ending::ServerLost(random.between(steps - 15, steps - 2)),
             1 if checkpoints.is_none() => Ending::Nonfinite,
-            2 => Ending::Early(random.between(steps - 15, steps - 2)),
+            2 => Ending::Early { at_step: random.between(steps - 15, steps - 2), after_us: random.below(40_000) },
             _ => Ending::Finished,
         };
         let nan = match ending {
@@ -333,7 +333,13 @@ impl Scenario {
             _ => Severity::Hidden,
         };
         let end = steps - steps / 4;
-        let faults = plan_faults(severity, job.mode.has_tickets(), end, &mut random);
+        let mut faults = plan_faults(severity, job.mode.has_tickets(), end, &mut random);
+        if let Ending::Early { at_step, .. } = ending
+            && severity != Severity::Light
+        {
+            faults.extend(plan_slow_end(at_step, &mut random));
+            faults.sort_by_key(|planned| planned.at_step);
+        }
         let server_faults = match checkpoints {
             Some(_) => plan_server_faults(end, &mut random),
             None => Vec::new(),
@@ -360,6 +366,19 @@ fn steps(checkpoints: Option<KeptBy>) -> u64 {
     if checkpoints.is_some() { STEPS_KEPT } else { STEPS }
 }
 
+/// While the job is asked to end the lead hears late from a server or two: it knows an older step than theirs.
+fn plan_slow_end(at_step: u64, random: &mut Random) -> Vec<PlannedFault> {
+    let slow = |_| PlannedFault {
+        at_step: at_step - random.between(0, 2),
+        after_us: random.below(60_000),
+        point: Point::Now,
+        blocks: 1,
+        fault: Fault::SlowServer,
+        lasts_us: random.between(50_000, 1_000_000),
+    };
+    (0..2).map(slow).collect()
+}
+
 /// Every fault strikes before step `end`, even one whose point nobody comes to.
 fn plan_faults(severity: Severity, has_tickets: bool, end: u64, random: &mut Random) -> Vec<PlannedFault> {
     let count = random.between(5, 14);
@@ -370,7 +389,9 @@ fn plan_faults(severity: Severity, has_tickets: bool, end: u64, random: &mut Ran
                 0 => Point::Now,
                 _ => loop {
                     let point = random.pick(&Point::ALL);
-                    if point.is_of(has_tickets) {
+                    // Who loses the answer to its request to join is waited for as long as its lease.
+                    let is_light = severity != Severity::Light || point != Point::Joining;
+                    if point.is_of(has_tickets) && is_light {
                         break point;
                     }
                 },

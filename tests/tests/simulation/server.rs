@@ -8,6 +8,7 @@ use halflife_proto::contribution::Contribution;
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step};
 use halflife_proto::membership::{Order, Partial, Report};
+use halflife_server::lead::LeadState;
 use halflife_server::shard::{CutAnswer, Identity, Shard, Standing};
 use tokio::sync::watch;
 
@@ -302,7 +303,8 @@ impl World<'_> {
         if self.servers[server].shard.is_none() {
             return;
         }
-        for block in self.promises.blocks_of(server, self.lead.state.model()) {
+        let model = self.lead_of(self.lead.generation).and_then(LeadState::model);
+        for block in self.promises.blocks_of(server, model) {
             self.look_at(server, block);
         }
         self.wake_node(server);

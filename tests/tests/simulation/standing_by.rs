@@ -65,6 +65,16 @@ impl World<'_> {
         }
     }
 
+    /// Who leads a generation, or believes to: what it decides to keep, it may yet commit.
+    pub(crate) fn lead_of(&self, generation: Generation) -> Option<&LeadState> {
+        let former = self.former_lead.as_ref().filter(|former| former.generation == generation);
+        former.map(|former| &former.state).or((self.lead.generation == generation).then_some(&self.lead.state))
+    }
+
+    pub(crate) fn is_of_former_lead(&self, generation: Generation) -> bool {
+        self.former_lead.as_ref().is_some_and(|former| former.generation == generation)
+    }
+
     /// Whether it is the lead, or believes to be, whose life this is.
     pub(crate) fn believes_to_lead(&self, life: u64) -> bool {
         self.lead.life == life || self.former_lead.as_ref().is_some_and(|former| former.life == life)

@@ -38,11 +38,10 @@ impl World<'_> {
         {
             self.lose_server(1);
         }
-        if let Ending::Early(at_step) = scenario.ending
+        if let Ending::Early { at_step, after_us } = scenario.ending
             && step >= at_step
-            && !self.lead.state.ends_early()
         {
-            self.end_early();
+            self.queue.push(self.now + after_us, Event::EndEarly);
         }
     }
 
@@ -176,7 +175,10 @@ impl World<'_> {
     }
 
     /// The operator ends the job before its time.
-    fn end_early(&mut self) {
+    pub(crate) fn end_early(&mut self) {
+        if !self.lead.is_leading || self.lead.state.ends_early() {
+            return; // with no lead, or asked already
+        }
         let (_, effects) = self.lead.state.operate(Operation::Stop);
         self.ledger(|ledger| {
             ledger.end();

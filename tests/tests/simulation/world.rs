@@ -139,7 +139,8 @@ impl<'a> World<'a> {
                 _ => self.promises.fail("the run does not end".to_owned()),
             }
         }
-        if self.promises.violation.is_none() && matches!(self.scenario.ending, Ending::Finished | Ending::Early(_)) {
+        if self.promises.violation.is_none() && matches!(self.scenario.ending, Ending::Finished | Ending::Early { .. })
+        {
             self.check_end_of_tickets();
             self.check_end_of_checkpoints();
         }
@@ -149,7 +150,7 @@ impl<'a> World<'a> {
         }
         if self.promises.violation.is_none() {
             let name = format!("{:?}", self.scenario.ending);
-            self.coverage.count("ending", name.split('(').next().unwrap_or_default().to_owned());
+            self.coverage.count("ending", name.split([' ', '(']).next().unwrap_or_default().to_owned());
         }
         let Promises { violation, history, longest_stall_us, .. } = self.promises;
         Outcome { violation, longest_stall_us, trace: self.trace, coverage: self.coverage, history, virtual_us }
@@ -159,7 +160,7 @@ impl<'a> World<'a> {
     fn is_over(&self) -> bool {
         match self.scenario.ending {
             // A server that comes back when the others were told to go finds nobody to tell it so.
-            Ending::Finished | Ending::Early(_) => {
+            Ending::Finished | Ending::Early { .. } => {
                 let any = self.servers.iter().any(|server| server.has_finished);
                 self.servers.iter().all(|server| server.has_finished || (any && server.link.is_none()))
             }
@@ -214,6 +215,7 @@ impl<'a> World<'a> {
             Event::Start(worker) => self.start(worker),
             Event::Continue(worker) => self.continue_paused(worker),
             Event::Resume => self.resume(),
+            Event::EndEarly => self.end_early(),
             Event::Fault(planned) => self.strike_planned(planned),
             Event::Probe => {
                 self.probe();

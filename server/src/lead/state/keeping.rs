@@ -93,7 +93,19 @@ impl LeadState {
         };
         let Some(step) = step else { return Vec::new() };
         self.cut_tickets = spent;
-        self.order_all(&Order::Cut(step))
+        self.order_cut(step, false)
+    }
+
+    /// In sync mode a cut is ordered ahead of its step, and a server whose blocks never change would write its part at once:
+    /// what is wrong with the store then says nothing of the time when the step is made. So it follows the others.
+    fn follows_in_cuts(&self, index: ServerIndex) -> bool {
+        self.tickets().is_none() && !self.changing_servers.is_empty() && !self.changing_servers.contains(&index)
+    }
+
+    fn order_cut(&self, step: Step, of_followers: bool) -> Vec<Effect> {
+        let all = (0..self.servers.len() as u32).map(ServerIndex);
+        let wanted = all.filter(|index| self.follows_in_cuts(*index) == of_followers);
+        wanted.map(|index| Effect::Order(index, Order::Cut(step))).collect()
     }
 
     /// A server is past the step that was to be cut. In the asynchronous modes a block of it was still at work: it tries once
@@ -105,14 +117,20 @@ impl LeadState {
         if has_tickets {
             return vec![Effect::Order(index, Order::Cut(step))];
         }
-        cuts.passed(step, newest).map_or(Vec::new(), |later| self.order_all(&Order::Cut(later)))
+        cuts.passed(step, newest).map_or(Vec::new(), |later| self.order_cut(later, false))
     }
 
     /// A server has set its state of the step aside.
     pub fn cut_taken(&mut self, index: ServerIndex, step: Step) -> Vec<Effect> {
         let (now, servers) = (self.now, self.servers.len());
-        let all = self.cuts.as_mut().is_some_and(|cuts| cuts.taken(now, index, step, servers));
-        if all { self.call_for_tickets() } else { Vec::new() }
+        let Some(cuts) = &mut self.cuts else { return Vec::new() };
+        let is_first = cuts.is_taken_by_nobody(step);
+        let all = cuts.taken(now, index, step, servers);
+        let mut effects = if is_first { self.order_cut(step, true) } else { Vec::new() };
+        if all {
+            effects.extend(self.call_for_tickets());
+        }
+        effects
     }
 
     /// A server has written its part.

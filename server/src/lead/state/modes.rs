@@ -57,7 +57,11 @@ impl LeadState {
 
     /// All blocks of a server have these slots of a step.
     pub fn slots_complete(&mut self, index: ServerIndex, step: Step, slots: &[u32]) -> Vec<Effect> {
-        let servers = self.changing_servers;
+        let servers = self.changing_servers.len();
+        // Nothing is closed that servers may have agreed not to compute.
+        if self.ending.as_ref().is_some_and(|ending| step > ending.step) && !planted(Bug::ClosedBeyondTheEnd) {
+            return Vec::new();
+        }
         let Decider::Quorum(quorum) = &mut self.decider else { return Vec::new() };
         match quorum.report(index, step, slots, servers) {
             Some(Closed { step, slots }) => self.order_all(&Order::Close { step, slots }),
@@ -103,7 +107,7 @@ impl LeadState {
 
     /// A server has news of pushes.
     pub fn pushes(&mut self, index: ServerIndex, report: &PushesReport) -> Vec<Effect> {
-        let servers = self.changing_servers;
+        let servers = self.changing_servers.len();
         let Decider::Tickets(tickets) = &mut self.decider else { return Vec::new() };
         tickets.measure(&report.update_staleness);
         let applied = tickets.applied(index, &report.done, servers);
@@ -174,10 +178,10 @@ impl LeadState {
     }
 }
 
-/// How many servers have blocks that change.
-pub(super) fn changing_servers(manifest: &Manifest, placement: &Placement) -> usize {
+/// The servers that have blocks that change.
+pub(super) fn changing_servers(manifest: &Manifest, placement: &Placement) -> BTreeSet<ServerIndex> {
     let tensors = manifest.tensors().iter().zip(placement.owners());
     let changing = tensors.filter(|(tensor, _)| matches!(tensor.role, Role::Trainable | Role::Buffer));
     let owners = changing.flat_map(|(_, blocks)| blocks.iter().filter_map(|owners| owners.first()));
-    owners.collect::<BTreeSet<_>>().len()
+    owners.copied().collect()
 }

@@ -14,7 +14,7 @@ use super::{Effect, LeadState};
 #[derive(Clone, Debug)]
 pub(super) struct Ending {
     /// The last step, unless a server is past it.
-    step: Step,
+    pub(super) step: Step,
     /// By server: whether it has agreed to that.
     agreed: Vec<bool>,
 }
@@ -76,6 +76,8 @@ impl LeadState {
         }
         // Without workers nothing more is completed.
         let step = if self.workers.is_empty() { complete } else { complete.next() };
+        // What is closed is computed, whoever is there.
+        let step = step.max(self.quorum().map_or(Step::ZERO, |quorum| Step(quorum.closed())));
         self.ask_to_end(step.min(self.settings.steps))
     }
 
@@ -110,10 +112,11 @@ impl LeadState {
         self.ending.is_some()
     }
 
-    /// The step after which the job rests, if it was asked to.
+    /// The step after which the job rests, if it was asked to: a later one than it was asked for where workers had begun
+    /// that before they heard.
     #[must_use]
     pub fn hold(&self) -> Option<Step> {
-        self.hold
+        self.hold.max(self.hold.and(self.complete_step()))
     }
 
     /// Whether this worker was asked to leave.

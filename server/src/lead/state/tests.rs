@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use halflife_proto::hello::Fingerprint;
 use halflife_proto::job::Consistency;
-use halflife_proto::manifest::Tensor;
+use halflife_proto::manifest::{Role, Tensor};
 use halflife_proto::membership::Assignment;
 use halflife_proto::membership::Operation;
 use halflife_proto::slots::SlotRange;

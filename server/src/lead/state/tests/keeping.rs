@@ -1,6 +1,6 @@
 //! Jobs that keep checkpoints: when one is ordered, what waits for it, and going back to one.
 
-use halflife_proto::ids::Generation;
+use halflife_proto::ids::{Generation, TensorIndex};
 use halflife_proto::membership::{CheckpointName, CheckpointPlan, SavedFile};
 
 use super::*;
@@ -105,6 +105,26 @@ fn a_store_that_fails_stops_nobody() {
     assert_eq!(orders(&effects), [Order::Cut(Step(4))]);
     assert_eq!(hold(&state), None);
     assert_eq!(state.saved(ServerIndex(0), Step(0), FILE), [], "the rest of it comes too late");
+}
+
+#[test]
+fn a_server_whose_blocks_never_change_sets_them_aside_when_another_does() {
+    let frozen = Tensor { role: Role::Frozen, ..Tensor::trainable("frozen", &[8]) };
+    let model = Manifest::new(vec![frozen, Tensor::trainable("w", &[2])]).unwrap();
+    let mut state = LeadState::new(Settings { block_elements: 8, ..keeping(None) });
+    assert_eq!(register(&mut state), []);
+    assert!(state.join(at(0), Incarnation(1), Fingerprint::default(), model).0.is_err());
+    let [changing, frozen] =
+        match state.model().unwrap().1.server_of(BlockId { tensor: TensorIndex(1), index: 0 }).unwrap() {
+            ServerIndex(0) => [0, 1],
+            _ => [1, 0],
+        }
+        .map(ServerIndex);
+    let cut = |index| Effect::Order(index, Order::Cut(Step(0)));
+    assert_eq!(state.placed(frozen), []);
+    assert_eq!(state.placed(changing), [cut(changing)]);
+    assert_eq!(state.cut_taken(changing, Step(0)), [cut(frozen)]);
+    assert_eq!(state.cut_taken(changing, Step(0)), [], "once");
 }
 
 #[test]

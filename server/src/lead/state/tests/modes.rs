@@ -36,6 +36,31 @@ fn a_quorum_is_closed_on_every_server_once_both_have_its_slots() {
 }
 
 #[test]
+fn once_a_job_is_to_end_no_quorum_is_closed_beyond_and_what_is_closed_is_computed() {
+    let quorum = Consistency { quorum: Some(2), ..Consistency::default() };
+    let close = |state: &mut LeadState, step| {
+        let _ = state.slots_complete(ServerIndex(0), Step(step), &[0, 1]);
+        state.slots_complete(ServerIndex(1), Step(step), &[0, 1])
+    };
+    let ends_with = |step| [0, 1].map(|index| Effect::Order(ServerIndex(index), Order::LastStep(Step(step))));
+    let closes =
+        |effects: &[Effect]| effects.iter().all(|effect| matches!(effect, Effect::Order(_, Order::Close { .. })));
+
+    let mut state = started(quorum);
+    complete_everywhere(&mut state, 0);
+    assert_eq!(state.operate(Operation::Stop).1, ends_with(1));
+    let effects = close(&mut state, 1);
+    assert!(effects.len() == 2 && closes(&effects), "{effects:?}");
+    // Servers tell of a step that they will not make: they were asked meanwhile.
+    assert_eq!(close(&mut state, 2), []);
+
+    let mut state = started(quorum);
+    complete_everywhere(&mut state, 0);
+    (1..=3).for_each(|step| _ = close(&mut state, step));
+    assert_eq!(state.operate(Operation::Stop).1, ends_with(3));
+}
+
+#[test]
 fn a_full_quorum_and_a_job_without_one_decide_nothing_about_slots() {
     for consistency in [Consistency { quorum: Some(4), ..Consistency::default() }, Consistency::default()] {
         let mut state = started(consistency);

@@ -24,6 +24,17 @@ fn a_paused_job_tells_every_worker_where_to_rest_and_nobody_is_slow_meanwhile() 
 }
 
 #[test]
+fn a_job_rests_after_a_later_step_where_workers_had_begun_it() {
+    let mut state = two_workers();
+    assert_eq!(state.hold(), None);
+    assert_eq!(state.operate(Operation::Pause).0, Ok(Step(4)));
+    complete_everywhere(&mut state, 4);
+    assert_eq!(state.hold(), Some(Step(4)));
+    complete_everywhere(&mut state, 5);
+    assert_eq!(state.hold(), Some(Step(5)));
+}
+
+#[test]
 fn a_drained_worker_hands_its_slots_on_and_is_asked_to_leave() {
     let mut state = two_workers();
     let (drained, effects) = state.operate(Operation::Drain(0));
