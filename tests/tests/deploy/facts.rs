@@ -10,7 +10,6 @@ use crate::objects::{Object, Objects, Pods, labels_of, selects};
 use crate::render;
 
 /// `--patience` unless it is given, in seconds.
-const PATIENCE_DEFAULT: i32 = 60;
 /// Servers and workers end within so many seconds of SIGTERM; twice that for a busy node.
 const END_WITHIN: i64 = 4;
 
@@ -227,13 +226,12 @@ fn failing_for(probe: &Probe) -> i32 {
 #[test]
 fn no_probe_kills_a_server_that_waits_or_restores() {
     for (overlay, objects) in render::all() {
-        let (servers, container) = (objects.servers(), objects.servers().container());
-        let patience = servers.argument("patience").map_or(PATIENCE_DEFAULT, |patience| patience.parse().unwrap());
-        let startup = failing_for(container.startup_probe.as_ref().unwrap());
-        // It answers once it has registered, and gives up by itself when it cannot.
-        assert!(startup > patience, "{overlay}: {startup} s, --patience {patience}");
-        let liveness = container.liveness_probe.as_ref().unwrap();
-        assert!(failing_for(liveness) >= 120, "{overlay}: the loss of a server costs everybody a recovery");
-        assert!(liveness.timeout_seconds.unwrap_or(1) >= 5, "{overlay}: a busy server is not a dead one");
+        let container = objects.servers().container();
+        for probe in [&container.startup_probe, &container.liveness_probe].map(|probe| probe.as_ref().unwrap()) {
+            // Whether it has its part is another question: that can take for ever.
+            assert_eq!(probe.grpc.as_ref().unwrap().service, None, "{overlay}");
+            assert!(failing_for(probe) >= 120, "{overlay}: the loss of a server costs everybody a recovery");
+            assert!(probe.timeout_seconds.unwrap_or(1) >= 5, "{overlay}: a busy server is not a dead one");
+        }
     }
 }
