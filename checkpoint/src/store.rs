@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use halflife_proto::causes;
 use thiserror::Error;
 
 pub use local::{Disk, LocalStore, SystemDisk};
@@ -57,7 +58,7 @@ pub enum StoreError {
         found: u64,
     },
     /// The system refused, or the network failed.
-    #[error("{operation} {path}: {source}")]
+    #[error("{operation} {path}: {}", causes(source.as_ref()))]
     Failed {
         /// What was tried.
         operation: &'static str,

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use halflife_proto::causes;
 use halflife_proto::trace::TRACEPARENT;
 use halflife_proto::{
     HTTP2_FRAME_BYTES, HTTP2_SEND_BYTES, HTTP2_WINDOW_BYTES, KEEPALIVE_INTERVAL_S, KEEPALIVE_TIMEOUT_S, STEP_PATH,
@@ -19,7 +20,7 @@ use tonic::body::Body;
 use tonic::codegen::http::{self, HeaderValue, Uri, header};
 
 use crate::connection::CONNECT_TIMEOUT;
-use crate::error::{ClientError, causes};
+use crate::error::ClientError;
 
 /// A port left out of an `http` URL.
 const HTTP_PORT: u16 = 80;

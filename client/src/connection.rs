@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use halflife_proto::causes;
 use halflife_proto::v1::control_client::ControlClient;
 use halflife_proto::v1::data_client::DataClient;
 use halflife_proto::{
@@ -10,7 +11,7 @@ use halflife_proto::{
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
-use crate::error::{ClientError, causes};
+use crate::error::ClientError;
 
 /// One attempt at a TCP connection.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

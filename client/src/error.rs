@@ -1,9 +1,10 @@
 //! What can go wrong between a worker and its job.
 
-use std::error::Error as StdError;
+use std::error::Error as _;
 use std::time::Duration;
 
 use halflife_proto::blocks::BlockId;
+use halflife_proto::causes;
 use halflife_proto::ids::{ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::tensor_codec::Dtype;
@@ -245,19 +246,4 @@ pub(crate) fn status_cause(status: &Status) -> String {
         Some(source) => format!("{}: {}", status.message(), causes(source)),
         None => status.message().to_owned(),
     }
-}
-
-/// An error and everything beneath it, outermost first, without repetitions.
-pub(crate) fn causes(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        source = error.source();
-    }
-    text
 }

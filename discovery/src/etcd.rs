@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use halflife_proto::causes;
 use thiserror::Error;
 use tokio_stream::StreamExt as _;
 use tonic::Status;
@@ -257,16 +258,6 @@ fn read(key: &str) -> wire::RequestOp {
 fn write(key: &str, value: Vec<u8>, lease: LeaseId) -> wire::RequestOp {
     let put = wire::PutRequest { key: key.as_bytes().to_vec(), value, lease: lease.0 };
     wire::RequestOp { request: Some(Request::RequestPut(put)) }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! - [`wire`]: the only conversions between the two, and the place where what arrives is checked.
 //! - [`tensor_codec`]: tensor data of each [`dtype`] to f32 values and back.
 //! - [`trace`]: ids of traces that every process makes alike, and what records spans.
+//! - [`causes`]: an error as people read it, with what lies beneath.
 //! - [`fault_point`]: places where a test can end a process; nothing without the feature.
 //! - [`planted_bugs`]: how crates plant bugs in themselves, for tests that must find them; nothing without the feature.
 //! - [`strict_toml`]: reading settings so that a misspelt one is an error with a suggestion.
@@ -17,6 +18,7 @@
 compile_error!("tensor data is little-endian on the wire and copied as it lies in memory");
 
 pub mod blocks;
+mod causes;
 pub mod contribution;
 pub mod dtype;
 pub mod fault_point;
@@ -35,6 +37,8 @@ pub mod tensor_codec;
 pub mod trace;
 pub mod wire;
 pub mod workload;
+
+pub use causes::causes;
 
 /// Messages and services generated from `proto/halflife/v1/*.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -6,6 +6,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use halflife_proto::causes;
 use halflife_proto::ids::ServerIndex;
 use halflife_proto::membership::{Order, Report};
 use halflife_proto::placement::ServerAddress;
@@ -150,7 +151,7 @@ pub async fn follow(url: &str, application: &Application) -> Result<Admitted, Fo
 
 async fn register(endpoint: &Endpoint, application: &Application) -> Result<Admitted, Status> {
     let Application { hello, own, memory_max, .. } = application;
-    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(chain(&error)))?;
+    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(causes(&error)))?;
     let mut control = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let (reports, outgoing) = mpsc::channel(CHANNEL_CAPACITY);
     let registration = Report::Register { hello: hello.clone(), address: own.clone(), memory_max: *memory_max };
@@ -193,15 +194,4 @@ async fn pump_orders(
             }
         }
     }
-}
-
-/// An error with its causes: tonic says only "transport error" by itself.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }

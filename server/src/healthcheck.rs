@@ -8,13 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
+use halflife_proto::causes;
 use thiserror::Error;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::follower::chain;
 use crate::operator::endpoint;
 
 /// What is asked about: the service that workers need of every server.
@@ -106,7 +106,7 @@ async fn ask(url: &str) -> Result<(), HealthcheckError> {
     let url = || url.to_owned();
     let endpoint = endpoint(&url()).map_err(|reason| HealthcheckError::BadUrl { url: url(), reason })?;
     let unreachable = |reason| HealthcheckError::Unreachable { url: url(), reason };
-    let channel = endpoint.connect().await.map_err(|error| unreachable(chain(&error)))?;
+    let channel = endpoint.connect().await.map_err(|error| unreachable(causes(&error)))?;
     let request = HealthCheckRequest { service: SERVICE.to_owned() };
     let answer = HealthClient::new(channel).check(request).await.map_err(|status| match status.code() {
         Code::NotFound | Code::Unimplemented => {

@@ -191,7 +191,7 @@ impl Connection {
     pub(crate) async fn open(url: &str) -> Result<Connection, OperatorError> {
         let endpoint = endpoint(url).map_err(|reason| OperatorError::BadUrl { url: url.to_owned(), reason })?;
         let channel = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT).connect().await.map_err(|error| {
-            let reason = crate::follower::chain(&error);
+            let reason = halflife_proto::causes(&error);
             OperatorError::Unreachable { url: url.to_owned(), reason }
         })?;
         let control = ControlClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
