@@ -18,6 +18,8 @@ mod lead_spans;
 mod meter;
 mod otlp;
 mod process_readings;
+#[cfg(test)]
+mod recorded;
 mod server_readings;
 mod server_spans;
 

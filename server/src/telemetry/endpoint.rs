@@ -1,6 +1,7 @@
 //! `/metrics` and `/healthz` over HTTP/1.1: what Prometheus and a container's health check ask.
 //!
-//! Bounded: so many connections at once, and a peer that sends no whole request in time is cut off. The text is made on a
+//! Bounded: so many connections at once, each for so long, and a peer that sends no whole request or does not read its
+//! answer in time is cut off. The text is made on a
 //! blocking thread, since a large cluster's takes longer than a thread that moves data may be held.
 
 use std::convert::Infallible;
@@ -15,8 +16,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::Telemetry;
@@ -25,6 +28,10 @@ use super::Telemetry;
 const CONNECTIONS_MAX: usize = 32;
 /// How long a peer may take to send a request, and a connection may be idle.
 const REQUEST_WITHIN: Duration = Duration::from_secs(15);
+/// After this a connection ends with the answer under way; a scraper opens another.
+const LIFETIME: Duration = Duration::from_secs(600);
+/// How long that answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// Pause after the system refuses to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -51,7 +58,7 @@ async fn accept(listener: TcpListener, telemetry: Telemetry) {
             Ok((stream, _)) => {
                 let telemetry = telemetry.clone();
                 tokio::spawn(async move {
-                    serve_connection(stream, telemetry).await;
+                    serve_connection(stream, telemetry, LIFETIME, ANSWER_WITHIN).await;
                     drop(permit);
                 });
             }
@@ -63,7 +70,12 @@ async fn accept(listener: TcpListener, telemetry: Telemetry) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, telemetry: Telemetry) {
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    telemetry: Telemetry,
+    lifetime: Duration,
+    answer_within: Duration,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let telemetry = telemetry.clone();
         async move { Ok::<_, Infallible>(answer(request.method(), request.uri().path(), telemetry).await) }
@@ -71,10 +83,19 @@ async fn serve_connection(stream: TcpStream, telemetry: Telemetry) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_WITHIN)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = connection {
-        debug!(%error, "a connection for metrics broke");
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = match timeout(lifetime, connection.as_mut()).await {
+        Ok(ended) => Ok(ended),
+        Err(_) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(answer_within, connection).await
+        }
+    };
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "a connection for metrics broke"),
+        Err(_) => debug!("a peer did not read its metrics"),
     }
 }
 
@@ -103,6 +124,8 @@ fn response(status: StatusCode, content_type: &'static str, body: String) -> Res
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -128,6 +151,17 @@ mod tests {
         assert!(ask(address, "GET /").await.starts_with("HTTP/1.1 404"));
         assert!(ask(address, "POST /metrics").await.starts_with("HTTP/1.1 405"));
         assert!(ask(address, "nonsense").await.starts_with("HTTP/1.1 400"));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_never_reads_its_answer_is_cut_off() {
+        let (mut peer, stream) = tokio::io::duplex(64);
+        peer.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let moment = Duration::from_millis(20);
+        serve_connection(stream, Telemetry::default(), moment, moment).await;
+        let mut answer = String::new();
+        peer.read_to_string(&mut answer).await.unwrap();
+        assert!((1..=64).contains(&answer.len()), "{answer}");
     }
 
     #[tokio::test]

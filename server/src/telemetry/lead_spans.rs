@@ -81,18 +81,8 @@ impl LeadSpans {
 mod tests {
     use std::sync::Arc;
 
-    use halflife_proto::trace::SpanSink;
-
+    use super::super::recorded::Recorded;
     use super::*;
-
-    #[derive(Default)]
-    struct Recorded(Mutex<Vec<Span>>);
-
-    impl SpanSink for Recorded {
-        fn record(&self, span: Span) {
-            self.0.lock().unwrap().push(span);
-        }
-    }
 
     #[test]
     fn every_sampled_step_has_a_root_even_where_several_come_at_once() {
@@ -101,7 +91,7 @@ mod tests {
         for step in [0, 0, 1, 5, 4, 6] {
             lead.complete(Step(step));
         }
-        let recorded = recorded.0.lock().unwrap();
+        let recorded = recorded.spans();
         let of = |step| TraceId::of_step(&JobId("j".to_owned()), Generation(1), Step(step));
         assert!(recorded.iter().map(|span| span.trace).eq([2, 4, 6].map(of)));
         assert!(recorded.iter().all(|span| span.begin <= span.end && span.parent.is_none()));

@@ -167,18 +167,8 @@ impl Drop for SendSpans {
 mod tests {
     use std::sync::Arc;
 
-    use halflife_proto::trace::SpanSink;
-
+    use super::super::recorded::Recorded;
     use super::*;
-
-    #[derive(Default)]
-    struct Recorded(Mutex<Vec<Span>>);
-
-    impl SpanSink for Recorded {
-        fn record(&self, span: Span) {
-            self.0.lock().unwrap().push(span);
-        }
-    }
 
     fn traced(every: u64) -> (Arc<Recorded>, ServerTrace) {
         let recorded = Arc::<Recorded>::default();
@@ -195,9 +185,9 @@ mod tests {
         }
         spans.applied(Step(4), Duration::from_millis(1), 2);
         spans.applied(Step(5), Duration::from_millis(1), 1);
-        assert!(recorded.0.lock().unwrap().is_empty());
+        assert!(recorded.spans().is_empty());
         spans.applied(Step(5), Duration::from_millis(2), 1);
-        let spans = recorded.0.lock().unwrap().clone();
+        let spans = recorded.spans();
         let trace = TraceId::of_step(&JobId("j".to_owned()), Generation(2), Step(5));
         assert!(spans.iter().all(|span| span.trace == trace && span.begin <= span.end));
         let own = trace.anchor(Anchor::Server(1));
@@ -228,7 +218,7 @@ mod tests {
             spans.sent(Step(step), bytes);
         }
         drop(spans);
-        let told: Vec<_> = recorded.0.lock().unwrap().iter().map(|span| span.attributes[1..].to_vec()).collect();
+        let told: Vec<_> = recorded.spans().iter().map(|span| span.attributes[1..].to_vec()).collect();
         let expected = |step: u64, bytes: u64| vec![("halflife.step", step.into()), ("halflife.bytes", bytes.into())];
         assert_eq!(told, [expected(2, 20), expected(4, 7)]);
     }
