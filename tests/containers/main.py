@@ -3,6 +3,7 @@
 import sys
 import time
 
+import election
 import images
 import jobs
 from engine import Engine, Failed
@@ -12,6 +13,7 @@ STAGES = (
     ("the images", images.all_promises),
     ("3 servers and 4 workers that nobody disturbs", jobs.undisturbed),
     ("3 servers and 4 workers to which everything happens", jobs.disturbed),
+    ("an elected lead that dies for good", election.another_takes_over),
 )
 
 
