@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod dice;
 pub mod etcd;
 pub mod needed;
+mod output;
 pub mod process;
 pub mod proxy;
 pub mod tool;

@@ -1,13 +1,13 @@
 //! The real binaries as real processes.
 
 use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
-use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
+
+use crate::output::Output;
 
 /// Longest any process of a test may take.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -68,13 +68,13 @@ fn build(directory: &Path) {
     assert!(command.status().expect("cargo runs").success(), "the binaries do not build");
 }
 
-/// A process of ours that ends with the test.
+/// A process of ours that ends with the test. When that has failed it tells what the process said.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     name: String,
-    stderr: mpsc::Receiver<String>,
-    stderr_seen: String,
+    stdout: Output,
+    stderr: Output,
 }
 
 /// How a process ended.
@@ -107,16 +107,9 @@ impl Process {
             .env("NO_COLOR", "1")
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        let (sender, stderr) = mpsc::channel();
-        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Process { child, name: name.to_owned(), stderr, stderr_seen: String::new() }
+        let stdout = Output::of(child.stdout.take().expect("piped"));
+        let stderr = Output::of(child.stderr.take().expect("piped"));
+        Process { child, name: name.to_owned(), stdout, stderr }
     }
 
     /// Starts a server on a free port and waits until it listens. Gives its URL.
@@ -133,20 +126,14 @@ impl Process {
 
     /// Waits for a line of standard error that contains `text`.
     pub fn wait_for_line(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.stderr.recv_timeout(left) {
-                Ok(line) => {
-                    self.stderr_seen.push_str(&line);
-                    self.stderr_seen.push('\n');
-                    if line.contains(text) {
-                        return line;
-                    }
-                }
-                Err(_) => panic!("{} never said {text:?}; it said:\n{}", self.name, self.stderr_seen),
-            }
-        }
+        let found = self.stderr.wait_for_line(text, Instant::now() + DEADLINE);
+        found.unwrap_or_else(|| panic!("{} never said {text:?}", self.name))
+    }
+
+    /// The same of standard output.
+    pub fn wait_for_output(&mut self, text: &str) -> String {
+        let found = self.stdout.wait_for_line(text, Instant::now() + DEADLINE);
+        found.unwrap_or_else(|| panic!("{} never printed {text:?}", self.name))
     }
 
     /// Its process id.
@@ -184,46 +171,26 @@ impl Process {
 
     /// Waits for its end.
     pub fn finish(mut self) -> Finished {
-        let mut stdout = self.child.stdout.take().expect("piped");
-        let reader = std::thread::spawn(move || {
-            let mut text = String::new();
-            stdout.read_to_string(&mut text).expect("standard output is text");
-            text
-        });
         let deadline = Instant::now() + DEADLINE;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("a status") {
                 break status;
             }
-            if Instant::now() >= deadline {
-                let said = self.drain();
-                panic!("{} does not end; it said:\n{said}", self.name);
-            }
+            assert!(Instant::now() < deadline, "{} does not end", self.name);
             std::thread::sleep(Duration::from_millis(5));
         };
-        let stdout = reader.join().expect("the reader does not panic");
-        // The pipe is closed by now; its reader thread hands over the rest.
-        let mut stderr = std::mem::take(&mut self.stderr_seen);
-        while let Ok(line) = self.stderr.recv_timeout(Duration::from_millis(200)) {
-            stderr.push_str(&line);
-            stderr.push('\n');
-        }
-        Finished { status, stdout, stderr }
-    }
-
-    fn drain(&mut self) -> String {
-        while let Ok(line) = self.stderr.try_recv() {
-            self.stderr_seen.push_str(&line);
-            self.stderr_seen.push('\n');
-        }
-        self.stderr_seen.clone()
+        Finished { status, stdout: self.stdout.all(), stderr: self.stderr.all() }
     }
 }
 
 impl Drop for Process {
+    #[allow(clippy::print_stdout, reason = "the test harness shows it with the failure")]
     fn drop(&mut self) {
         // Ends a process that the test did not; it may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("{} ({}) said:\n{}{}", self.name, self.child.id(), self.stdout.text(), self.stderr.text());
+        }
     }
 }

@@ -98,7 +98,8 @@ fn a_watched_status_is_a_line_a_second_until_the_end() {
     let report = directory.path().join("report.json");
     let digits = example("digits.toml");
     let (_lead, url) = Process::server(&["--config", &digits, "--set", "job.steps=100"]);
-    let watching = Process::start("halflife-server", &["status", "--watch", "--json", "--lead", &url]);
+    let mut watching = Process::start("halflife-server", &["status", "--watch", "--json", "--lead", &url]);
+    watching.wait_for_output("phase");
     let shown = report.to_str().expect("a path");
     let worker = Process::start("halflife-worker", &["train", "--server", &url, "--report", shown]);
     succeeded(worker.finish());
