@@ -84,6 +84,15 @@ impl Plane {
         }
     }
 
+    /// As many values of the same dtype, all zero.
+    #[must_use]
+    pub fn zeros_like(&self) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(vec![0.0; values.len()]),
+            Self::Bf16(values) => Self::Bf16(vec![0; values.len()]),
+        }
+    }
+
     /// Number of values.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -175,6 +184,10 @@ mod tests {
         assert_eq!(plane.to_f32(), [1.0, -2.0, 1.0].as_slice());
         assert_eq!(plane.bytes(), [0x80, 0x3f, 0x00, 0xc0, 0x80, 0x3f]);
         assert_eq!((plane.len(), plane.dtype(), plane.slice(0..2).len()), (3, StateDtype::Bf16, 2));
+        let mut zeros = plane.zeros_like();
+        assert_eq!((zeros.to_f32(), zeros.dtype()), ([0.0; 3].as_slice().into(), StateDtype::Bf16));
+        zeros.slice_mut(1..3).copy_from(plane.slice(1..3));
+        assert_eq!(zeros.to_f32(), [0.0, -2.0, 1.0].as_slice());
         let plane = Plane::new(&spec, 1);
         assert_eq!((plane.to_f32(), plane.bytes()), ([1.0].as_slice().into(), 1.0_f32.to_le_bytes().to_vec()));
         assert!(Plane::new(&spec, 0).is_empty() && !plane.is_empty());

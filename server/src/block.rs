@@ -8,6 +8,7 @@
 //! Two versions of the weights are kept (DESIGN.md rule 3): a contribution to step t + 1 proves that
 //! its sender has every block at t, so nobody needs t - 1 once that step is applied.
 
+mod aside;
 mod checks;
 mod cut;
 mod gathering;
@@ -27,6 +28,7 @@ use halflife_proto::job::{Combine, Consistency, Wire};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
 
+use aside::{Aside, PlanesInUse};
 use checks::is_initial;
 pub use cut::{Captured, Cut};
 use gathering::{Gathering, Held};
@@ -125,6 +127,8 @@ struct State {
     initial_digest: Option<blake3::Hash>,
     /// The step whose state is to be set aside once the block is there.
     cut: Option<Step>,
+    /// What was.
+    aside: Aside,
 }
 
 /// What a contribution led to.
@@ -169,6 +173,7 @@ impl Block {
             updates: 0,
             initial_digest: None,
             cut: None,
+            aside: Aside::default(),
         };
         Block { id, elements, change, rules, state: Mutex::new(state) }
     }
@@ -440,6 +445,9 @@ impl Block {
     /// is the same but in the asynchronous modes.
     fn start_update(&self, state: &mut State, step: Step) -> Update {
         let before = state.current.clone().expect("a block that gathers has weights");
+        let planes = state.planes.take().expect("a block that gathers has its planes");
+        let planes = PlanesInUse::new(planes, || state.aside.spare_planes());
+        let previous = state.previous.take();
         Update {
             rules: self.rules.clone(),
             change: self.change.clone(),
@@ -448,8 +456,8 @@ impl Block {
             updates: state.updates,
             held: state.gathering.take(),
             before,
-            recycled: state.previous.take().and_then(Version::reclaim),
-            planes: state.planes.take().expect("a block that gathers has its planes"),
+            recycled: state.aside.buffer_after(previous),
+            planes,
         }
     }
 
@@ -465,7 +473,11 @@ impl Block {
     pub fn install(&self, applied: Applied) -> Version {
         let mut state = self.lock();
         state.previous = state.current.replace(applied.weights.clone());
-        state.planes = Some(applied.planes);
+        let (planes, left) = applied.planes.into_parts();
+        state.planes = Some(planes);
+        if let Some(left) = left {
+            state.aside.keep_planes(left);
+        }
         state.updates = applied.updates;
         state.gathering.recycle(applied.held);
         applied.weights

@@ -46,6 +46,18 @@ impl PlaneMut<'_> {
         }
     }
 
+    /// Takes the values of another part, as they are stored.
+    ///
+    /// # Panics
+    /// Unless it has the same length and dtype.
+    pub fn copy_from(&mut self, other: PlaneRef<'_>) {
+        match (self, other) {
+            (Self::F32(values), PlaneRef::F32(other)) => values.copy_from_slice(other),
+            (Self::Bf16(bits), PlaneRef::Bf16(other)) => bits.copy_from_slice(other),
+            (to, from) => panic!("expected a plane of {:?}, got one of {:?}", to.view().dtype(), from.dtype()),
+        }
+    }
+
     /// The values of an f32 plane. Dtypes are checked before any loop runs.
     pub(crate) fn f32(&mut self) -> &mut [f32] {
         match self {

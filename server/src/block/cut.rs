@@ -2,7 +2,8 @@
 //!
 //! What is set aside are references: weights never change once made, and planes are copied by the next update if
 //! they are still held then (copy-on-write). So a cut costs nothing where a block is written before its next update,
-//! and at most one more copy of its planes and one more version of its weights where it is not.
+//! and at most one more copy of its planes and one more version of its weights where it is not; `aside.rs` uses their
+//! memory again.
 
 use std::sync::Arc;
 
@@ -52,9 +53,9 @@ impl Block {
         };
         let newest = current.step;
         match state.planes {
-            _ if !self.changes() => Cut::Taken(self.captured(&state, step)),
+            _ if !self.changes() => Cut::Taken(self.set_aside(&mut state, step)),
             None if newest >= step || self.rules.has_tickets() => Cut::Passed(newest.next()),
-            Some(_) if newest == step || self.rules.has_tickets() => Cut::Taken(self.captured(&state, newest)),
+            Some(_) if newest == step || self.rules.has_tickets() => Cut::Taken(self.set_aside(&mut state, newest)),
             _ if newest > step => Cut::Passed(newest),
             _ => {
                 state.cut = Some(step);
@@ -75,7 +76,7 @@ impl Block {
             return None;
         }
         state.cut = None;
-        Some(self.captured(&state, step))
+        Some(self.set_aside(&mut state, step))
     }
 
     /// Nothing is to be set aside any more.
@@ -95,6 +96,20 @@ impl Block {
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn planes_now(&self) -> Option<Planes> {
         self.lock().planes.clone()
+    }
+
+    fn set_aside(&self, state: &mut State, step: Step) -> Captured {
+        let captured = self.captured(state, step);
+        if self.changes() {
+            self.prepare(state, &captured);
+            state.aside.note(state.current.as_ref().expect("it has just been captured").step);
+        }
+        captured
+    }
+
+    fn prepare(&self, state: &mut State, captured: &Captured) {
+        let buffer = || self.rules.weights_buffer(self.elements);
+        state.aside.prepare(&captured.planes, &captured.weights, buffer);
     }
 
     fn captured(&self, state: &State, step: Step) -> Captured {
@@ -135,6 +150,10 @@ impl Block {
         state.current = Some(Version::new(step, lr, decay, buffer));
         let updates = if planted(Bug::UpdatesNotRestored) { 0 } else { updates };
         (state.previous, state.planes, state.updates) = (None, Some(planes), updates);
+        if self.changes() {
+            let captured = self.captured(&state, step);
+            self.prepare(&mut state, &captured);
+        }
         Ok(())
     }
 
@@ -211,7 +230,7 @@ mod tests {
         assert_eq!(captured.weights.step, Step(2));
         assert_ne!(block.current().unwrap().values(), captured.weights.values());
         drop(captured);
-        assert_eq!(Arc::strong_count(&planes), 1, "the block changes a copy of its own");
+        assert_eq!(Arc::strong_count(&planes), 2, "the block keeps their memory, and changes others");
     }
 
     #[test]

@@ -11,10 +11,11 @@ use halflife_proto::job::Combine;
 use halflife_proto::slots::SlotRange;
 use smallvec::SmallVec;
 
+use super::aside::PlanesInUse;
 use super::gathering::Held;
 use super::sum::Summer;
 use super::weights::WeightsBuffer;
-use super::{Change, Planes, Rules, Version};
+use super::{Change, Rules, Version};
 
 /// Planes of a tile that are listed without allocating: no rule has more.
 const PLANES_INLINE: usize = 4;
@@ -34,7 +35,7 @@ pub struct Update {
     pub(super) before: Version,
     /// A buffer nobody reads any more, for the weights to come.
     pub(super) recycled: Option<WeightsBuffer>,
-    pub(super) planes: Planes,
+    pub(super) planes: PlanesInUse,
 }
 
 /// The result of an update.
@@ -43,7 +44,7 @@ pub struct Applied {
     /// The weights after the step.
     pub weights: Version,
     /// The optimizer's state after the step.
-    pub planes: Planes,
+    pub(super) planes: PlanesInUse,
     /// Updates the tensor has had.
     pub updates: u64,
     /// Emptied; the block gathers in it again.
@@ -116,12 +117,15 @@ impl Update {
             Change::Optimized(rule) => {
                 let factors = self.rules.optimizer.factors(&rule, self.step.0, updates);
                 let Update { rules, held, before, planes, .. } = self;
-                let (before, planes) = (before.values(), Arc::make_mut(planes));
+                let (before, (read, planes)) = (before.values(), planes.writable_after());
                 let scale = scale(rules.combine, rules.slots.root(), held);
                 summer.each_tile(held, elements, scale, |begin, gradient| {
                     let tile = begin..begin + gradient.len();
                     let mut planes: SmallVec<[_; PLANES_INLINE]> =
                         planes.iter_mut().map(|plane| plane.slice_mut(tile.clone())).collect();
+                    for (plane, read) in planes.iter_mut().zip(read.iter().flat_map(|read| read.iter())) {
+                        plane.copy_from(read.slice(tile.clone()));
+                    }
                     let before = &before[tile.clone()];
                     buffer.write(tile, |after| {
                         rules.optimizer.update(&factors, before, after, &mut planes, gradient);
@@ -154,7 +158,7 @@ pub struct Waiting {
     updates: u64,
     before: Version,
     recycled: Option<WeightsBuffer>,
-    planes: Planes,
+    planes: PlanesInUse,
     held: Vec<Held>,
     /// `None` when no slot had one: the block is left alone and adds zero to every norm.
     gradient: Option<Vec<f32>>,
@@ -178,7 +182,7 @@ impl Waiting {
     #[must_use]
     pub fn sums(&self) -> Sums {
         let Some(gradient) = self.gradient.as_ref().filter(|_| self.is_pending()) else { return Sums::default() };
-        let planes: Vec<_> = self.planes.iter().map(Plane::view).collect();
+        let planes: Vec<_> = self.planes.values().iter().map(Plane::view).collect();
         self.rules.optimizer.sums(&self.factors, self.before.values(), &planes, gradient)
     }
 
@@ -200,7 +204,7 @@ impl Waiting {
     pub fn apply(mut self) -> Applied {
         let Some(gradient) = self.gradient.take() else { return self.left_alone() };
         let mut after = self.recycled.take().unwrap_or_else(|| self.rules.weights_buffer(gradient.len()));
-        let mut planes: Vec<_> = Arc::make_mut(&mut self.planes).iter_mut().map(Plane::view_mut).collect();
+        let mut planes: Vec<_> = self.planes.writable().iter_mut().map(Plane::view_mut).collect();
         let optimizer = &self.rules.optimizer;
         after.write(0..gradient.len(), |after| {
             optimizer.update(&self.factors, self.before.values(), after, &mut planes, &gradient);
@@ -220,7 +224,7 @@ impl Waiting {
         let gradient = whole(|block| block.gradient.as_deref().unwrap_or_default());
         let mut after = vec![0.0; weights.len()];
         if let Some(first) = blocks.first_mut() {
-            let mut planes: Vec<_> = Arc::make_mut(&mut first.planes).iter_mut().map(Plane::view_mut).collect();
+            let mut planes: Vec<_> = first.planes.writable().iter_mut().map(Plane::view_mut).collect();
             let optimizer = &first.rules.optimizer;
             optimizer.update_tensor(&first.factors, shape, &weights, &mut after, &mut planes, &gradient);
         }

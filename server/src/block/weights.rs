@@ -125,15 +125,17 @@ impl Version {
         }
     }
 
-    /// Takes the buffer back for a later version if nobody reads it any more.
-    #[must_use]
-    pub fn reclaim(self) -> Option<WeightsBuffer> {
-        let values = self.values.try_into_mut().ok()?;
-        let coded = match self.coded {
-            Some((dtype, coded)) => Some((dtype, coded.try_into_mut().ok()?)),
-            None => None,
-        };
-        Some(WeightsBuffer { values, coded })
+    /// Takes the buffer back for a later version if nobody else reads it any more.
+    ///
+    /// # Errors
+    /// The version, as it was, where somebody does.
+    pub fn reclaim(self) -> Result<WeightsBuffer, Version> {
+        if !self.values.is_unique() || self.coded.as_ref().is_some_and(|(_, coded)| !coded.is_unique()) {
+            return Err(self);
+        }
+        let mutable = |bytes: Bytes| bytes.try_into_mut().expect("nobody else has it to make another from");
+        let coded = self.coded.map(|(dtype, coded)| (dtype, mutable(coded)));
+        Ok(WeightsBuffer { values: mutable(self.values), coded })
     }
 }
 
@@ -155,7 +157,7 @@ mod tests {
             let (address, (sent_as, sent)) = (version.values().as_ptr(), version.to_send());
             assert_eq!((sent_as, sent.len()), (dtype, dtype.encoded_bytes(elements)));
             assert_eq!(address.align_offset(ALIGNMENT), 0);
-            assert!(version.clone().reclaim().is_none(), "a clone and a session read it");
+            assert!(version.clone().reclaim().is_err(), "a clone and a session read it");
             drop(sent);
             let mut buffer = version.reclaim().expect("nobody reads it");
             assert_eq!(buffer.values_mut().as_ptr(), address);
