@@ -75,13 +75,20 @@ impl Lead {
     /// at once.
     pub async fn find(places: &Places, options: ClientOptions) -> Result<Lead, ClientError> {
         let mut backoff = Backoff::new(options.give_up_after);
+        let mut has_told = false;
         loop {
-            match search(places).await {
+            let failure = match search(places).await {
                 Ok(Found { url, control, job }) => {
                     return Ok(Lead { places: places.clone(), url, options, control, job });
                 }
-                Err(failure) => backoff.pause(&places.describe(), failure).await?,
+                Err(failure) => failure,
+            };
+            // Who starts workers before servers should see that they wait, and for what.
+            if failure.retry_verdict().0 && !std::mem::replace(&mut has_told, true) {
+                let seconds = options.give_up_after.as_secs();
+                tracing::info!(cause = %failure, "no lead answers yet; trying for {seconds} s");
             }
+            backoff.pause(&places.describe(), failure).await?;
         }
     }
 

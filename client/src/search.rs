@@ -31,7 +31,10 @@ pub(crate) struct Found {
 /// # Errors
 /// Of what went wrong at the places, that which trying again may mend, if any.
 pub(crate) async fn search(places: &Places) -> Result<Found, ClientError> {
-    let mut to_ask: VecDeque<String> = places.candidates().await.into();
+    let candidates = places.candidates().await;
+    let mut to_ask: VecDeque<String> = candidates
+        .map_err(|nobody| ClientError::Unreachable { url: places.describe(), cause: nobody.to_string() })?
+        .into();
     let is_only_one = to_ask.len() == 1;
     let mut asked = BTreeSet::new();
     let mut worst: Option<ClientError> = None;
@@ -56,7 +59,7 @@ pub(crate) async fn search(places: &Places) -> Result<Found, ClientError> {
         }
     }
     Err(worst.unwrap_or_else(|| {
-        let cause = "etcd does not tell who leads, and no other place is known".to_owned();
+        let cause = "no other place is known".to_owned();
         ClientError::Unreachable { url: places.describe(), cause }
     }))
 }

@@ -76,7 +76,7 @@ impl EtcdPlace {
             if !url.starts_with("http://") {
                 return Err(bad("found no http://".to_owned()));
             }
-            let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| bad(error.to_string()))?;
+            let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| bad(format!("found an {error}")))?;
             match endpoint.uri().host() {
                 Some(host) if !host.is_empty() => Ok(endpoint.connect_timeout(timeout).tcp_nodelay(true)),
                 _ => Err(bad("found no host".to_owned())),

@@ -21,6 +21,6 @@ pub mod server_list;
 pub use campaign::{Campaign, Candidacy};
 pub use election::Standing;
 pub use etcd::{Etcd, EtcdError, EtcdPlace};
-pub use places::{Places, PlacesError};
+pub use places::{NobodyKnown, Places, PlacesError};
 pub use record::{CandidateId, JobKeys, LeadRecord, PlacementRecord, ServerRecord};
 pub use server_list::{ServerList, ServerListError};

@@ -37,6 +37,20 @@ pub enum PlacesError {
     Etcd(#[from] EtcdError),
 }
 
+/// Why there is nowhere to ask just now.
+#[derive(Debug, Error)]
+pub enum NobodyKnown {
+    /// None has been elected.
+    #[error("no server leads now")]
+    NotElected,
+    /// The etcd does not tell.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// What it tells is of no use.
+    #[error("expected a lead's record, found {0}")]
+    Malformed(serde_json::Error),
+}
+
 /// Where the servers of a job may be.
 #[derive(Clone, Debug)]
 pub struct Places {
@@ -83,8 +97,11 @@ impl Places {
         self.urls.iter().cloned().chain(etcd).collect::<Vec<_>>().join(", ")
     }
 
-    /// URLs at which to ask, the likeliest first; empty when there is none just now.
-    pub async fn candidates(&self) -> Vec<String> {
+    /// URLs at which to ask, the likeliest first; at least one.
+    ///
+    /// # Errors
+    /// [`NobodyKnown`] when there is none just now.
+    pub async fn candidates(&self) -> Result<Vec<String>, NobodyKnown> {
         let looked_up = async |host: String, port: u16| {
             let found = tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host, port))).await;
             Ok::<_, io::Error>(found.map_err(|_| io::ErrorKind::TimedOut)??.collect::<Vec<SocketAddr>>())
@@ -94,12 +111,20 @@ impl Places {
 
     /// As [`Places::candidates`], by another way of looking names up. `turn`: with which address of a name to begin, so that
     /// many workers do not all begin with the same.
+    ///
+    /// # Errors
+    /// The same.
     pub async fn candidates_by(
         &self,
         look_up: impl AsyncFn(String, u16) -> io::Result<Vec<SocketAddr>>,
         turn: usize,
-    ) -> Vec<String> {
-        let mut candidates: Vec<String> = self.elected().await.into_iter().collect();
+    ) -> Result<Vec<String>, NobodyKnown> {
+        let mut candidates = Vec::new();
+        match self.elected().await {
+            Ok(elected) => candidates.extend(elected),
+            Err(nobody) if self.urls.is_empty() && self.learnt.is_empty() => return Err(nobody),
+            Err(nobody) => debug!(%nobody, "etcd does not tell who leads"),
+        }
         for url in self.urls.iter().chain(&self.learnt) {
             let Some((host, port)) = name_of(url) else {
                 candidates.push(url.clone());
@@ -122,19 +147,15 @@ impl Places {
             each.rotate_left(begin);
             candidates.extend(each);
         }
-        candidates
+        Ok(candidates)
     }
 
-    /// The lead that etcd knows.
-    async fn elected(&self) -> Option<String> {
-        let (place, keys) = self.etcd.as_ref()?;
-        match Etcd::new(place.clone()).get(&keys.lead()).await {
-            Ok(entry) => Some(serde_json::from_slice::<LeadRecord>(&entry?.value).ok()?.url),
-            Err(error) => {
-                debug!(%error, "etcd does not tell who leads");
-                None
-            }
-        }
+    /// The lead that etcd knows; none where there is no etcd.
+    async fn elected(&self) -> Result<Option<String>, NobodyKnown> {
+        let Some((place, keys)) = &self.etcd else { return Ok(None) };
+        let entry = Etcd::new(place.clone()).get(&keys.lead()).await?.ok_or(NobodyKnown::NotElected)?;
+        let record: LeadRecord = serde_json::from_slice(&entry.value).map_err(NobodyKnown::Malformed)?;
+        Ok(Some(record.url))
     }
 }
 
@@ -156,7 +177,7 @@ mod tests {
             let addresses = addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), port));
             Ok::<_, io::Error>(addresses.collect::<Vec<_>>())
         };
-        Places::new(&servers, None).unwrap().candidates_by(look_up, turn).await
+        Places::new(&servers, None).unwrap().candidates_by(look_up, turn).await.unwrap()
     }
 
     #[tokio::test]
@@ -182,7 +203,7 @@ mod tests {
     async fn servers_that_a_lead_named_are_asked_last_and_forgotten_with_its_generation() {
         let given = Places::at("http://10.0.0.1:1");
         let later = given.and(&["http://10.0.0.2:1".to_owned()]).and(&["http://10.0.0.3:1".to_owned()]);
-        assert_eq!(later.candidates().await, ["http://10.0.0.1:1", "http://10.0.0.3:1"]);
+        assert_eq!(later.candidates().await.unwrap(), ["http://10.0.0.1:1", "http://10.0.0.3:1"]);
     }
 
     #[test]

@@ -78,8 +78,12 @@ impl ServerList {
             return Ok(ServerList::Domain { domain, port });
         }
         let urls: Vec<String> = text.split(',').map(|url| url.trim().to_owned()).collect();
-        match urls.iter().find(|url| !url.contains("://")) {
-            Some(bad) => Err(malformed(format!("found {bad:?}"))),
+        if let Some(bad) = urls.iter().find(|url| !url.contains("://")) {
+            return Err(malformed(format!("found {bad:?}")));
+        }
+        let again = urls.iter().enumerate().find(|(at, url)| urls[..*at].contains(url));
+        match again {
+            Some((_, url)) => Err(malformed(format!("found {url} twice"))),
             None => Ok(ServerList::Urls(urls)),
         }
     }
@@ -153,7 +157,17 @@ mod tests {
 
     #[test]
     fn what_is_no_list_is_refused() {
-        for bad in ["", "a:1", "http://a:1,b:2", "dns:", "dns:a", "dns:a:b", "dns:http://a:1", "dns::7070"] {
+        for bad in [
+            "",
+            "a:1",
+            "http://a:1,b:2",
+            "http://a:1, http://a:1",
+            "dns:",
+            "dns:a",
+            "dns:a:b",
+            "dns:http://a:1",
+            "dns::7070",
+        ] {
             let refused = ServerList::parse(bad);
             assert!(matches!(refused, Err(ServerListError::Malformed { .. })), "{bad}: {refused:?}");
         }

@@ -16,8 +16,8 @@
 //! - [`operator`] is how a person looks at a job and acts on it; [`checkpoint_command`] is the same for its checkpoints,
 //!   and [`interchange`] takes weights and moments to PyTorch and back.
 //! - [`healthcheck`] asks a server whether it serves; [`signals`] is how both programs are told to end.
-//! - [`config`] reads the job file; [`explain`] says what it means, [`plan`] what it needs ([`byte_amount`] reads
-//!   amounts of memory). `registry` is the one file that touches dashmap.
+//! - [`config`] reads the job file; [`explain`] says what it means, [`plan`] what it needs. [`byte_amount`] and
+//!   [`socket_address`] read parts of command lines. `registry` is the one file that touches dashmap.
 
 pub mod allocator;
 pub mod block;
@@ -53,6 +53,7 @@ pub mod server;
 pub mod shard;
 pub mod signals;
 mod slot_tally;
+pub mod socket_address;
 pub mod staleness;
 pub mod startup;
 pub mod step_edge;

@@ -19,7 +19,7 @@ use halflife_server::plan::{self, PlanArguments};
 use halflife_server::signals::{HeldSignals, Signal, first_signal};
 use halflife_server::startup::StartupArguments;
 use halflife_server::telemetry::TelemetryArguments;
-use halflife_server::{JobSpec, ServerOptions, byte_amount, io_threads, start};
+use halflife_server::{JobSpec, ServerOptions, byte_amount, io_threads, socket_address, start};
 use tracing_subscriber::EnvFilter;
 
 /// A server of a halflife job.
@@ -60,7 +60,7 @@ struct Arguments {
     #[arg(long, value_name = "KEY=VALUE", requires = "config")]
     set: Vec<String>,
     /// Where to listen. Port 0 takes a free one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070", env = "HALFLIFE_LISTEN")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070", value_parser = socket_address::parse, env = "HALFLIFE_LISTEN")]
     listen: SocketAddr,
     #[command(flatten)]
     startup: StartupArguments,

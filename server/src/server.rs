@@ -119,7 +119,8 @@ pub enum ServerError {
     },
     /// Another server could not go on with the job.
     #[error(
-        "--etcd: expected a job file with [checkpoint], found one without: a server that takes a dead lead's place goes on          from its last checkpoint"
+        "--etcd: expected a job file with [checkpoint], found one without: a server that takes a dead lead's place goes on \
+         from its last checkpoint"
     )]
     TakeoverNeedsCheckpoints,
     /// No election.

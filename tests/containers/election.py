@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 
-from engine import Failed, docker, run
+from engine import Failed, docker, run, until
 from job import MOUNT, SERVERS, Job, check
 from watch import Watch
 
@@ -57,12 +57,23 @@ class ElectedJob(Job):
 
     def ask(self, *question):
         """What the server that leads answers, or None while none does."""
-        for server in self.servers:
-            self.lead = server
-            answer = super().ask(*question)
+        return self.first_answer(*question)[1]
+
+    def leader(self):
+        """The server that leads."""
+        return until("a server leads", lambda: self.first_answer("status")[0])
+
+    def end(self):
+        self.lead = self.servers.pop()
+        return super().end()
+
+    def first_answer(self, *question):
+        """Who answers, and what."""
+        for server in list(self.servers):
+            answer = self.ask_at(server, *question)
             if answer is not None:
-                return answer
-        return None
+                return server, answer
+        return None, None
 
 
 def another_takes_over(engine, images):
@@ -70,14 +81,14 @@ def another_takes_over(engine, images):
     with Watch(job) as watch:
         watch.steps(20)
         job.wait_for_workers()
-        job.status()
-        lost = job.lead
+        lost = job.leader()
         before = watch.generation
         with watch.disturbance(f"{lost.alias}, which leads, is killed and never comes back", TAKEOVER_S, outage=True):
             lost.kill()
             job.servers.remove(lost)
         if watch.generation <= before:
             raise Failed(f"expected a generation after {before}, found {watch.generation}")
+        print(f"  {job.leader().alias} leads")
         job.wait_for_workers()
         job.stop()
         steps, digest = job.end()

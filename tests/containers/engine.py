@@ -34,9 +34,9 @@ class Engine:
     def __enter__(self):
         for _ in range(20):
             # Fixed addresses need a range of our own; one that is taken is refused.
-            self.range = f"10.{random.randint(64, 250)}.{random.randint(0, 255)}"
+            self.range = f"10.{random.randint(64, 250)}"
             try:
-                docker("network", "create", "--label", LABEL, "--subnet", f"{self.range}.0/24", NAME)
+                docker("network", "create", "--label", LABEL, "--subnet", f"{self.range}.0.0/16", NAME)
                 break
             except Failed as error:
                 refused = error
@@ -62,7 +62,7 @@ class Engine:
     def start(self, name, image, *command, options=()):
         """Starts a container that the others know as `name`."""
         self.hosts += 1
-        address = f"{self.range}.{self.hosts}"
+        address = f"{self.range}.{self.hosts // 256}.{self.hosts % 256}"
         container = Container(f"{NAME}-{name}", name, address)
         at = ("--network", NAME, "--network-alias", name, "--ip", address)
         docker("run", "--detach", "--name", container.id, "--label", LABEL, *at, *CONFINED, *options, image, *command)

@@ -12,6 +12,9 @@ SERVERS = 3
 JOB = pathlib.Path(__file__).with_name("job.toml")
 MOUNT = ("--volume", f"{JOB}:/job.toml:ro")
 
+# A server that is gone from the network would be waited for much longer.
+ANSWER_S = 2.0
+
 
 class Images:
     """The two images of one tag, and the server's binary taken out of its image: it asks leads from this host."""
@@ -57,9 +60,13 @@ class Job:
 
     def ask(self, *question):
         """What the lead answers, or None while it does not."""
-        command = [self.images.binary, *question, "--lead", f"http://{self.lead.address}:7070"]
+        return self.ask_at(self.lead, *question)
+
+    def ask_at(self, server, *question):
+        """The same of this server: one that does not lead has no answer."""
+        command = [self.images.binary, *question, "--lead", f"http://{server.address}:7070"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
         except subprocess.TimeoutExpired:
             return None
         return done.stdout if done.returncode == 0 else None

@@ -40,12 +40,13 @@ class Watch:
             status = self.job.status()
             now = time.monotonic()
             with self.lock:
+                # With what the question itself took, where nobody answered it.
+                self.longest_s = max(self.longest_s, now - self.since)
                 # Steps that are computed again after a restore are no progress.
                 if status and status["step"] > self.highest:
                     self.highest, self.since = status["step"], now
                     self.generation = status["generation"]
                     self.first_step_s = self.first_step_s or now - self.begin
-                self.longest_s = max(self.longest_s, now - self.since)
 
     def steps(self, more):
         """Waits for so many new steps, however long they take: only a job that does not move at all is given up."""

@@ -2,7 +2,7 @@
 //!
 //! - [`cluster`]: servers in this process, with real gRPC between them.
 //! - [`tool`]: a client of the bare contract, written against the generated code alone, so that the
-//!   tests do not trust the SDK to speak for them.
+//!   tests do not trust the SDK to speak for them. [`small_job`]: a job that it can follow by hand.
 //! - [`process`]: the real binaries as real processes.
 //! - [`etcd`]: a real etcd. [`needed`]: programs of others, and what is said where they are missing.
 //! - [`proxy`]: a link between them that can be cut, stalled in either direction, and slowed down.
@@ -17,4 +17,5 @@ pub mod needed;
 mod output;
 pub mod process;
 pub mod proxy;
+pub mod small_job;
 pub mod tool;

@@ -3,51 +3,20 @@
 
 use std::time::Duration;
 
-use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::refusal::RefusalCause;
 use halflife_proto::v1::{self, step_request, step_response};
-use halflife_server::JobSpec;
 use halflife_tests::cluster::Cluster;
+use halflife_tests::small_job::{refusal, spec, started, tensors};
 use halflife_tests::tool::{self, Tool, ToolTensor, bytes, floats};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
-
-/// SGD with lr 1, so that a step takes the mean gradient off the weights.
-fn spec(settings: &str) -> JobSpec {
-    let text = format!(
-        "[job]\nname = \"contract\"\nsteps = 10\nslots = 4\nblock_elements = 2\n{settings}\n\
-         [optimizer]\nalgorithm = \"sgd\"\nlr = 1.0\n"
-    );
-    JobSpec::parse("contract", &text, &[]).expect("a valid job")
-}
-
-fn tensors() -> Vec<ToolTensor> {
-    vec![ToolTensor::trainable("w", &[3]), ToolTensor::trainable("b", &[1])]
-}
-
-/// A job with weights w = [1, 2, 3], b = [4].
-async fn started(settings: &str) -> (Cluster, Tool) {
-    let cluster = Cluster::start(spec(settings)).await;
-    let mut tool = Tool::join(cluster.lead_url(), tensors()).await.expect("the tool joins");
-    tool.initialize(0, &[1.0, 2.0, 3.0]).await.expect("w is set");
-    tool.initialize(1, &[4.0]).await.expect("b is set");
-    tool.wait_for(0).await;
-    (cluster, tool)
-}
 
 async fn push_all(tool: &mut Tool, step: u64, slots: (u32, u32), w: &[f32], b: &[f32]) -> Vec<v1::Outcome> {
     let weight = f64::from(slots.1 - slots.0);
     let mut outcomes = tool.push(step, slots, 0, Some(w), weight).await.expect("w is taken");
     outcomes.extend(tool.push(step, slots, 1, Some(b), weight).await.expect("b is taken"));
     outcomes
-}
-
-/// The typed refusal of a failed call, which must name what was expected and what came.
-fn refusal(status: &Status) -> Refusal {
-    let refusal = Refusal::from_status(status).unwrap_or_else(|| panic!("no refusal in {status:?}"));
-    assert_eq!(status.code(), refusal.cause.code(), "{refusal}");
-    assert!(!refusal.message.is_empty());
-    refusal
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -360,8 +329,8 @@ async fn a_hello_of_another_kind_is_refused_naming_both_sides() {
     let good = tool.hello.clone();
     for (hello, cause, expected, found) in [
         (v1::Hello { protocol_version: 9, ..good.clone() }, RefusalCause::WrongProtocol, "1", "9"),
-        (v1::Hello { job_id: "other".into(), ..good.clone() }, RefusalCause::WrongJob, "contract-", "other"),
-        (v1::Hello { job_id: String::new(), ..good.clone() }, RefusalCause::WrongJob, "contract-", "no job"),
+        (v1::Hello { job_id: "other".into(), ..good.clone() }, RefusalCause::WrongJob, "small-", "other"),
+        (v1::Hello { job_id: String::new(), ..good.clone() }, RefusalCause::WrongJob, "small-", "no job"),
         (v1::Hello { generation: 5, ..good.clone() }, RefusalCause::WrongGeneration, "generation 1", "generation 5"),
     ] {
         tool.hello = hello;

@@ -167,6 +167,10 @@ fn errors_are_one_clear_message_and_a_failing_exit() {
         (vec!["local", "--config", "none.toml"], "none.toml"),
         (vec!["train", "--server", "http://127.0.0.1:1", "--patience", "1"], "cannot connect to http://127.0.0.1:1"),
         (
+            vec!["train", "--etcd", "http://127.0.0.1:1", "--job", "digits", "--patience", "1"],
+            "cannot connect to /halflife/digits/lead in etcd: etcd at http://127.0.0.1:1: ",
+        ),
+        (
             vec!["train", "--server", "nonsense"],
             "--server \"nonsense\": expected http://HOST:PORT, unix:///PATH or dns:HOST:PORT",
         ),

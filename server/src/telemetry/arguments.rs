@@ -10,6 +10,7 @@ use thiserror::Error;
 use tracing::info;
 
 use super::{Exporter, Telemetry, endpoint};
+use crate::socket_address;
 
 /// A trace now and then costs nothing, and shows what a step is made of.
 const EVERY_DEFAULT: NonZeroU64 = NonZeroU64::MIN.saturating_add(99);
@@ -19,13 +20,13 @@ const EVERY_DEFAULT: NonZeroU64 = NonZeroU64::MIN.saturating_add(99);
 pub struct TelemetryArguments {
     /// Serve metrics for Prometheus at http://ADDR/metrics, and http://ADDR/healthz for health checks. Port 0 takes a free
     /// one, which the log names. Off by default.
-    #[arg(long, value_name = "ADDR", env = "HALFLIFE_METRICS")]
+    #[arg(long, value_name = "ADDR", env = "HALFLIFE_METRICS", value_parser = socket_address::parse)]
     pub metrics: Option<SocketAddr>,
     /// Send traces to the OpenTelemetry collector at this URL, by OTLP over gRPC, such as http://localhost:4317. Off by default.
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp: Option<String>,
     /// Trace every N-th step. To be the same for all processes of a job: each adds its part to the trace of a step.
-    #[arg(long, value_name = "N", default_value_t = EVERY_DEFAULT, env = "HALFLIFE_TRACE_SAMPLE")]
+    #[arg(long, value_name = "N", default_value_t = EVERY_DEFAULT, requires = "otlp", env = "HALFLIFE_TRACE_SAMPLE")]
     pub trace_sample: NonZeroU64,
 }
 

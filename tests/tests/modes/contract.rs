@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use halflife_proto::refusal::{Refusal, RefusalCause};
+use halflife_proto::refusal::RefusalCause;
 use halflife_proto::v1::{self, step_request, step_response, ticket_response};
-use halflife_server::JobSpec;
-use halflife_tests::cluster::Cluster;
-use halflife_tests::tool::{self, Tool, ToolTensor};
+use halflife_tests::small_job::{refusal, started, tensors};
+use halflife_tests::tool::{self, Tool};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -14,35 +13,6 @@ use tonic::Status;
 const ASYNC: &str = "mode = \"async\"\nservers = 2";
 /// Gradients whose mean over 4 slots is 1: SGD with lr 1 takes 1 off every weight.
 const ONE: f32 = 4.0;
-
-/// SGD with lr 1, so that a step takes the mean gradient off the weights.
-fn spec(settings: &str) -> JobSpec {
-    let text = format!(
-        "[job]\nname = \"modes\"\nsteps = 10\nslots = 4\nblock_elements = 2\n{settings}\n\
-         [optimizer]\nalgorithm = \"sgd\"\nlr = 1.0\n"
-    );
-    JobSpec::parse("modes", &text, &[]).expect("a valid job")
-}
-
-fn tensors() -> Vec<ToolTensor> {
-    vec![ToolTensor::trainable("w", &[3]), ToolTensor::trainable("b", &[1])]
-}
-
-/// A job with weights w = [1, 2, 3], b = [4]: three blocks.
-async fn started(settings: &str) -> (Cluster, Tool) {
-    let cluster = Cluster::start(spec(settings)).await;
-    let mut tool = Tool::join(cluster.lead_url(), tensors()).await.expect("the tool joins");
-    tool.initialize(0, &[1.0, 2.0, 3.0]).await.expect("w is set");
-    tool.initialize(1, &[4.0]).await.expect("b is set");
-    tool.wait_for(0).await;
-    (cluster, tool)
-}
-
-fn refusal(status: &Status) -> Refusal {
-    let refusal = Refusal::from_status(status).unwrap_or_else(|| panic!("no refusal in {status:?}"));
-    assert_eq!(status.code(), refusal.cause.code(), "{refusal}");
-    refusal
-}
 
 /// A worker that joins by hand: its lease lasts for the test.
 async fn join(tool: &mut Tool, incarnation: u64) -> v1::Hello {
