@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import random
 import subprocess
 import time
@@ -117,6 +118,18 @@ class Container:
             return int(run(["docker", "wait", self.id], timeout_s))
         except subprocess.TimeoutExpired:
             raise Failed(f"{self.alias} does not end within {timeout_s} s; it said:\n{self.logs()}") from None
+
+
+def resident_bytes(process):
+    """Of a process of this host; None when it has just ended, or is another host's."""
+    try:
+        status = pathlib.Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def until(what, is_so, timeout_s=60, pause_s=0.05):

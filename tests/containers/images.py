@@ -2,13 +2,14 @@
 
 import json
 import os
+import pathlib
 import random
 import shutil
 import signal
 import subprocess
 import time
 
-from engine import Failed, docker, until
+from engine import Failed, docker, resident_bytes, until
 from job import MOUNT
 
 BYTES_MAX = 25_000_000
@@ -75,6 +76,9 @@ def waiting_processes_end(engine, images):
             raise
     else:
         raise Failed("a server without a lead is healthy")
+    resident = resident_bytes(worker.state()["Pid"])
+    if resident:
+        print(f"  a worker that waits for a lead holds {resident / 1e6:.1f} MB")
     ends(server, 0)
     ends(worker, 143)
 
@@ -94,6 +98,9 @@ def commands_end(engine, images):
     kept = ("--volume", f"{engine.volume()}:/checkpoints")
     lead = engine.start("healthy", images.server, "--config", "/job.toml", options=(*kept, *MOUNT))
     until("the lead is healthy", lambda: is_healthy(lead))
+    resident = resident_bytes(lead.state()["Pid"])
+    if resident:
+        print(f"  a server that waits for others holds {resident / 1e6:.1f} MB")
     watching = engine.start("watching", images.server, "status", "--watch", "--lead", "http://healthy:7070")
     until("the status is shown", lambda: "waiting for servers" in watching.logs())
     ends(watching, 143)
@@ -117,8 +124,9 @@ def first_processes_end(images):
     for _ in range(40):
         outside = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         inside = until("the binary runs", lambda: first_process(outside.pid, images.binary), 10, 0.0005)
-        # Before that, the loader and the runtime have the process; nobody is that fast.
-        time.sleep(0.002 + random.random() * 0.02)
+        # Before that, the kernel and the language's runtime have the process.
+        until("the program holds SIGTERM back", lambda: minds(inside, signal.SIGTERM), 10, 0.0005)
+        time.sleep(random.random() * 0.02)
         os.kill(inside, signal.SIGTERM)
         try:
             outside.communicate(timeout=END_WITHIN_S)
@@ -139,6 +147,13 @@ def first_process(parent, binary):
         except OSError:
             pass
     return None
+
+
+def minds(process, wanted):
+    """Whether a process holds this signal back or has a handler for it."""
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigBlk:", "SigCgt:"))]
+    return any(mask >> (wanted - 1) & 1 for mask in masks)
 
 
 def local_job(engine, images):

@@ -12,7 +12,7 @@ import sys
 import time
 
 import plot
-from engine import Engine, Failed, docker
+from engine import Engine, Failed, docker, resident_bytes
 from job import Images, Job, check
 from watch import HANG_S, Watch
 
@@ -66,18 +66,6 @@ class Memory:
             rows += [f"{name},{process},{seconds:.1f},{resident}" for seconds, resident in samples]
         (directory / "memory.csv").write_text("\n".join(rows) + "\n")
         (directory / "memory.svg").write_text(plot.lines(self.samples))
-
-
-def resident_bytes(process):
-    """None when it has just ended."""
-    try:
-        status = pathlib.Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return None
-    for line in status.splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 class Events:
