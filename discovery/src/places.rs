@@ -74,7 +74,9 @@ impl Places {
     pub fn new(servers: &[String], etcd: Option<(EtcdPlace, JobKeys)>) -> Result<Places, PlacesError> {
         let url = |given: &String| match given.trim().strip_prefix("dns:") {
             Some(name) if host_and_port(name).is_some() => Ok(format!("{HTTP}{name}")),
-            None if given.contains("://") => Ok(given.trim().to_owned()),
+            None if given.trim().starts_with(HTTP) || given.trim().starts_with("unix://") => {
+                Ok(given.trim().to_owned())
+            }
             _ => Err(PlacesError::Malformed { given: given.clone() }),
         };
         let urls = servers.iter().map(url).collect::<Result<Vec<_>, _>>()?;
@@ -208,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_is_no_place_is_refused() {
-        for bad in ["", "a:1", "dns:", "dns:a", "dns:a:x"] {
+        for bad in ["", "a:1", "https://a:1", "dns:", "dns:a", "dns:a:x"] {
             assert!(Places::new(&[bad.to_owned()], None).is_err(), "{bad}");
         }
         assert!(matches!(Places::new(&[], None), Err(PlacesError::Nowhere)));

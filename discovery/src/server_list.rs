@@ -78,7 +78,7 @@ impl ServerList {
             return Ok(ServerList::Domain { domain, port });
         }
         let urls: Vec<String> = text.split(',').map(|url| url.trim().to_owned()).collect();
-        if let Some(bad) = urls.iter().find(|url| !url.contains("://")) {
+        if let Some(bad) = urls.iter().find(|url| !url.starts_with("http://")) {
             return Err(malformed(format!("found {bad:?}")));
         }
         let again = urls.iter().enumerate().find(|(at, url)| urls[..*at].contains(url));
@@ -96,8 +96,10 @@ impl ServerList {
         let short = host.split('.').next().unwrap_or_default();
         let named = short.rsplit_once('-').and_then(|(name, number)| Some((name, number.parse::<usize>().ok()?)));
         let host = || host.to_owned();
-        let index =
-            index.or(named.map(|(_, number)| number)).ok_or_else(|| ServerListError::NoIndex { host: host() })?;
+        // The only one needs no number.
+        let only = matches!(self, ServerList::Urls(urls) if urls.len() == 1).then_some(0);
+        let numbered = index.or(named.map(|(_, number)| number)).or(only);
+        let index = numbered.ok_or_else(|| ServerListError::NoIndex { host: host() })?;
         let at = |index: usize| match self {
             ServerList::Urls(urls) => {
                 urls.get(index).cloned().ok_or(ServerListError::Beyond { last: urls.len() - 1, index })
@@ -141,6 +143,9 @@ mod tests {
             let place = list.place(index, host).unwrap();
             assert_eq!(place, ServerPlace { index: at, lead: "http://a:1".to_owned(), own: own.to_owned() }, "{host}");
         }
+        let one = ServerList::parse("http://a:1").unwrap();
+        assert_eq!(one.place(None, "laptop").unwrap().index, 0);
+        assert_eq!(one.place(None, "server-2"), Err(ServerListError::Beyond { last: 0, index: 2 }));
         assert_eq!(list.place(None, "laptop"), Err(ServerListError::NoIndex { host: "laptop".to_owned() }));
         assert_eq!(list.place(None, "server-2"), Err(ServerListError::Beyond { last: 1, index: 2 }));
     }
@@ -161,6 +166,7 @@ mod tests {
             "",
             "a:1",
             "http://a:1,b:2",
+            "https://a:1",
             "http://a:1, http://a:1",
             "dns:",
             "dns:a",

@@ -14,6 +14,15 @@ const SIMILARITY_MIN: f64 = 0.75;
 #[error("{message}")]
 pub struct TomlError {
     message: String,
+    lacks_something: bool,
+}
+
+impl TomlError {
+    /// Whether nothing is wrong with what is there.
+    #[must_use]
+    pub fn lacks_something(&self) -> bool {
+        self.lacks_something
+    }
 }
 
 /// Reads `text` as `T`.
@@ -21,13 +30,23 @@ pub struct TomlError {
 /// # Errors
 /// [`TomlError`]: the line, what was expected and, for an unknown key, the most similar known one.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, TomlError> {
-    toml::from_str(text).map_err(|error| {
-        let mut message = error.to_string().trim_end().to_owned();
-        if let Some(suggestion) = suggestion(error.message()) {
-            message.push_str(&format!("\ndid you mean `{suggestion}`?"));
-        }
-        TomlError { message }
-    })
+    toml::from_str(text).map_err(explained)
+}
+
+/// Reads a table as `T`: one that has no text, and so no lines.
+///
+/// # Errors
+/// [`TomlError`]: the place, what was expected and, for an unknown key, the most similar known one.
+pub fn from_table<T: DeserializeOwned>(table: toml::Table) -> Result<T, TomlError> {
+    table.try_into().map_err(explained)
+}
+
+fn explained(error: toml::de::Error) -> TomlError {
+    let mut message = error.to_string().trim_end().to_owned();
+    if let Some(suggestion) = suggestion(error.message()) {
+        message.push_str(&format!("\ndid you mean `{suggestion}`?"));
+    }
+    TomlError { message, lacks_something: error.message().starts_with("missing field") }
 }
 
 /// The known name nearest to the one the parser complains of. serde words the complaint as
@@ -73,6 +92,15 @@ mod tests {
             let error = from_str::<Settings>(text).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains(line), "{error}");
         }
+    }
+
+    #[test]
+    fn a_table_has_no_lines_and_what_is_missing_is_not_wrong() {
+        let table: toml::Table = toml::from_str("steps = 1\nwieght_decay = 0.1").unwrap();
+        let error = from_table::<Settings>(table).unwrap_err();
+        assert!(error.to_string().contains("did you mean `weight_decay`?") && !error.to_string().contains("line"));
+        assert!(!error.lacks_something());
+        assert!(from_str::<Settings>("weight_decay = 1.0").unwrap_err().lacks_something());
     }
 
     #[test]

@@ -279,16 +279,21 @@ impl JobSpec {
     /// [`ConfigError`], as [`JobSpec::load`].
     pub fn parse(origin: &str, text: &str, overrides: &[String]) -> Result<JobSpec, ConfigError> {
         let malformed = |message: String| ConfigError::Malformed { origin: origin.to_owned(), message };
-        // Without overrides the text is parsed as it stands, so that errors show its lines.
-        let file: JobFile = if overrides.is_empty() {
-            strict_toml::from_str(text).map_err(|error| malformed(error.to_string()))?
-        } else {
-            let mut table: toml::Table = strict_toml::from_str(text).map_err(|error| malformed(error.to_string()))?;
-            for given in overrides {
-                overrides::apply(&mut table, given)?;
-            }
-            strict_toml::from_str(&table.to_string()).map_err(|error| malformed(error.to_string()))?
-        };
+        // Parsed as it stands, so that errors show its lines. Overrides may supply what it lacks.
+        let as_it_stands = strict_toml::from_str::<JobFile>(text);
+        match as_it_stands {
+            Ok(file) if overrides.is_empty() => return JobSpec::from_file(origin, file),
+            Err(error) if overrides.is_empty() || !error.lacks_something() => return Err(malformed(error.to_string())),
+            _ => {}
+        }
+        let mut table: toml::Table = strict_toml::from_str(text).map_err(|error| malformed(error.to_string()))?;
+        for given in overrides {
+            overrides::apply(&mut table, given)?;
+        }
+        let file = strict_toml::from_table(table).map_err(|error| {
+            let origin = format!("{origin} with --set {}", overrides.join(" --set "));
+            ConfigError::Malformed { origin, message: error.to_string() }
+        })?;
         JobSpec::from_file(origin, file)
     }
 

@@ -101,7 +101,10 @@ impl Application {
 pub async fn follow(url: &str, application: &Application) -> Result<Admitted, FollowError> {
     let patience = application.patience;
     let bad = |reason: String| FollowError::BadUrl { url: url.to_owned(), reason };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(error.to_string()))?;
+    if !url.starts_with("http://") {
+        return Err(bad("only http is spoken".to_owned()));
+    }
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(format!("found an {error}")))?;
     if endpoint.uri().host().is_none() {
         return Err(bad("no host".to_owned()));
     }

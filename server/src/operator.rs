@@ -27,7 +27,7 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 /// Whom to ask.
 #[derive(Clone, Debug, Args)]
 pub struct LeadArguments {
-    /// The URL of the server that leads the job.
+    /// The URL of the server that leads the job, or of another of its servers, which names the lead.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7070", env = "HALFLIFE_LEAD")]
     pub(crate) lead: String,
 }
@@ -175,13 +175,14 @@ fn say(text: &str) {
 
 /// Where a URL leads, or why it is none.
 pub(crate) fn endpoint(url: &str) -> Result<Endpoint, String> {
-    if !url.contains("://") {
-        return Err("no scheme".to_owned());
+    // Another scheme would be spoken as this one: in the clear where the URL asks for TLS.
+    if !url.starts_with("http://") && !url.starts_with("unix://") {
+        return Err("only http is spoken".to_owned());
     }
-    Endpoint::from_shared(url.to_owned()).map_err(|error| error.to_string())
+    Endpoint::from_shared(url.to_owned()).map_err(|error| format!("found an {error}"))
 }
 
-/// A connection to the lead.
+/// A connection to the lead, or to a server that says where the lead is.
 pub(crate) struct Connection {
     url: String,
     control: ControlClient<Channel>,
@@ -200,13 +201,27 @@ impl Connection {
 
     pub(crate) async fn operate(&mut self, operation: Operation) -> Result<u64, OperatorError> {
         let request = v1::OperateRequest::from(operation);
-        let answer = self.control.operate(request).await.map_err(|status| self.failed(&status))?;
-        Ok(answer.into_inner().step)
+        let answer = match self.control.operate(request).await {
+            Err(status) if self.follow(&status).await? => self.control.operate(request).await,
+            answer => answer,
+        };
+        Ok(answer.map_err(|status| self.failed(&status))?.into_inner().step)
     }
 
     pub(crate) async fn status(&mut self) -> Result<v1::JobStatus, OperatorError> {
-        let answer = self.control.status(v1::StatusRequest {}).await.map_err(|status| self.failed(&status))?;
-        Ok(answer.into_inner())
+        let answer = match self.control.status(v1::StatusRequest {}).await {
+            Err(status) if self.follow(&status).await? => self.control.status(v1::StatusRequest {}).await,
+            answer => answer,
+        };
+        Ok(answer.map_err(|status| self.failed(&status))?.into_inner())
+    }
+
+    /// Goes to the lead if `status` says that it is elsewhere.
+    async fn follow(&mut self, status: &Status) -> Result<bool, OperatorError> {
+        let refusal = Refusal::from_status(status);
+        let Some(lead) = refusal.as_ref().and_then(Refusal::lead_url) else { return Ok(false) };
+        *self = Connection::open(lead).await?;
+        Ok(true)
     }
 
     fn failed(&self, status: &Status) -> OperatorError {

@@ -52,8 +52,8 @@ pub enum BeginError {
     },
     /// Another job is there.
     #[error(
-        "{location} holds job {job}, which differs from the job file in what a resumed job cannot change (lr, schedules, \
-         weight_decay.value, job.steps, job.servers, [membership] and [checkpoint] may change): {differences}. \
+        "{location} holds {job}, which differs from the job file in what a resumed job cannot change (lr, schedules, \
+         the amount of weight decay, job.steps, job.servers, job.init_from, [membership] and [checkpoint] may change): {differences}. \
          Give another checkpoint.location to start another job"
     )]
     OtherJob {

@@ -113,7 +113,9 @@ pub(crate) async fn restore(
                 (pause, attempt) = (2 * pause, attempt + 1);
             }
             Err(Unreadable::Store(error)) => return Err(refused(name, &error.to_string())),
-            Err(Unreadable::Damaged(message)) => return Err(refused(name, &message)),
+            Err(Unreadable::Damaged(message)) => {
+                return Err(refused(name, &format!("{message}; a lead started with --latest-valid passes over it")));
+            }
             Err(Unreadable::Refused(refusal)) => return Err(refusal),
         }
     }

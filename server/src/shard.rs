@@ -441,7 +441,7 @@ impl Shard {
 
     fn check_running(&self) -> Result<(), Refusal> {
         match &self.standing.borrow().halted {
-            Some(refusal) => Err(Refusal::new(RefusalCause::JobStopped, format!("the job has stopped: {refusal}"))),
+            Some(refusal) => Err(Refusal::new(RefusalCause::JobStopped, refusal.to_string())),
             None => Ok(()),
         }
     }

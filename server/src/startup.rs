@@ -152,7 +152,7 @@ mod tests {
             ("--config f --etcd http://a:1 --etcd-lease 1", "2..=3600"),
             ("--config f --etcd a:1", "expected http://"),
             ("--config f --servers http://a:1 --server-index 1", "expected 0 to 0"),
-            ("--config f --servers http://a:1", "expected --server-index N"),
+            ("--config f --servers http://a:1,http://b:1", "expected --server-index N"),
         ] {
             let refused = part(line, "laptop").unwrap_err();
             assert!(refused.contains(why), "{line}: {refused}");

@@ -35,7 +35,7 @@ fn text(place: &Place, manifest: &CheckpointManifest) -> String {
     _ = write!(text, "\nnext step {}: lr {:.6e}, decay {:.6e}", schedule.next_step.0, schedule.lr, schedule.decay);
     model(&mut text, manifest);
     let (weights, state) = (amounts::hex(&manifest.weights_digest), amounts::hex(&manifest.state_digest));
-    _ = write!(text, "\n\ndigests  weights {weights}\n         state   {state}");
+    _ = write!(text, "\n\ndigests over blocks  weights {weights}\n                     state   {state}");
     _ = write!(text, "\n\n{:<24} {:>10} {:>14} {:>18}", "decay of group", "steps", "left", "half-life (steps)");
     for group in &manifest.ledger {
         let ledger = ledger(group);

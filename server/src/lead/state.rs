@@ -41,6 +41,9 @@ pub use parties::{Effect, Heard, Holding, Joined, Phase, Server, Settings, Worke
 pub use progress::Behind;
 use watch::ProgressWatch;
 
+/// Workers of a job that was at its end when it was started again come within so many leases of each other.
+const LATECOMERS_LEASES: u32 = 2;
+
 /// The lead's state.
 #[derive(Debug)]
 pub struct LeadState {
@@ -49,6 +52,8 @@ pub struct LeadState {
     servers: Vec<Option<Server>>,
     workers: BTreeMap<Incarnation, Worker>,
     workers_joined: u32,
+    /// Since when nobody takes part any more in a job that is finished.
+    alone_since: Option<Duration>,
     model: Option<(Manifest, Placement)>,
     /// By server, once there is a model.
     holdings: Vec<Holding>,
@@ -96,6 +101,7 @@ impl LeadState {
             settings,
             workers: BTreeMap::new(),
             workers_joined: 0,
+            alone_since: None,
             model: None,
             holdings: Vec::new(),
             initial_weights_sent: false,
@@ -280,7 +286,7 @@ impl LeadState {
 
     fn check_not_stopped(&self) -> Result<(), Refusal> {
         match &self.stopped {
-            Some(refusal) => Err(Refusal::new(RefusalCause::JobStopped, format!("the job has stopped: {refusal}"))),
+            Some(refusal) => Err(Refusal::new(RefusalCause::JobStopped, refusal.to_string())),
             None => Ok(()),
         }
     }
@@ -296,9 +302,14 @@ impl LeadState {
     }
 
     /// Once the last worker has left a finished job, its servers may go too. A job that only tools
-    /// ever spoke to keeps its servers.
+    /// ever spoke to keeps its servers. One that was at its end when it was started again waits for more workers for a while:
+    /// a cluster that is started again sends all of its, and those that find no lead would come again and again.
     fn finish_when_all_left(&mut self) -> Vec<Effect> {
-        if !self.finished || self.workers_joined == 0 || !self.workers.is_empty() {
+        if !self.finished || self.released || self.workers_joined == 0 || !self.workers.is_empty() {
+            return Vec::new();
+        }
+        let alone_for = self.now.saturating_sub(*self.alone_since.get_or_insert(self.now));
+        if self.began_at_its_end() && alone_for < LATECOMERS_LEASES * self.settings.lease {
             return Vec::new();
         }
         self.released = true;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use object_store::ClientOptions;
 use object_store::client::{HttpClient, HttpConnector};
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 
 /// A connection is made within this, or tried again.
@@ -39,11 +40,11 @@ impl HttpConnector for Connector {
     }
 }
 
-/// TLS by ring, trusting what the system trusts. Without any root a connection fails and says so; a
-/// plain endpoint on a machine without certificates stays usable.
+/// TLS by ring, trusting what the system trusts.
 fn tls() -> Result<ClientConfig, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let system = rustls_native_certs::load_native_certs();
+    let causes: Vec<String> = system.errors.iter().map(ToString::to_string).collect();
+    let roots = roots(system.certs, &causes)?;
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
@@ -51,6 +52,38 @@ fn tls() -> Result<ClientConfig, rustls::Error> {
     Ok(config)
 }
 
+/// What a system without any certificate trusts, as an image from scratch is, is what Mozilla trusts. One whose
+/// certificates cannot be read is told so: trusting others in their place is not for us to decide.
+fn roots(system: Vec<CertificateDer<'static>>, unreadable: &[String]) -> Result<RootCertStore, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(system);
+    if !roots.is_empty() {
+        return Ok(roots);
+    }
+    if !unreadable.is_empty() {
+        let causes = unreadable.join("; ");
+        return Err(rustls::Error::General(format!(
+            "expected certificates of this system to trust, found none: {causes}"
+        )));
+    }
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    Ok(roots)
+}
+
 fn failed(source: Box<dyn std::error::Error + Send + Sync>) -> object_store::Error {
     object_store::Error::Generic { store: "S3", source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_without_certificates_trusts_what_mozilla_does_and_one_whose_are_unreadable_nobody() {
+        assert!(roots(Vec::new(), &[]).unwrap().len() > 100);
+        let error = roots(Vec::new(), &["/none: not found".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("/none: not found"), "{error}");
+        let unparsable = roots(vec![CertificateDer::from(vec![1, 2, 3])], &["bad".to_owned()]);
+        assert!(unparsable.is_err());
+    }
 }

@@ -56,6 +56,12 @@ impl LeadState {
         self.settings.checkpoints.as_ref().is_some_and(|keeping| keeping.restored.is_some())
     }
 
+    /// Whether no step was left in the checkpoint that the job began with.
+    pub(super) fn began_at_its_end(&self) -> bool {
+        let restore = self.settings.checkpoints.as_ref().and_then(|keeping| keeping.plan.restore);
+        restore.is_some_and(|name| name.step >= self.settings.steps)
+    }
+
     /// Whether the servers still read it, or are about to read another.
     pub(super) fn is_restoring(&self) -> bool {
         self.recovering.is_some() || (self.is_restored() && self.complete_step().is_none())

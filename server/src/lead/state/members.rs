@@ -40,6 +40,7 @@ impl LeadState {
             effects.extend(self.warn_of_mixed_fingerprints(&fingerprint));
             let number = self.workers_joined;
             self.workers_joined += 1;
+            self.alone_since = None;
             let complete = self.complete_step();
             // Nobody waits for whoever joins while others train, before it shows that it can compute: one that
             // never comes so far must cost nobody a lease.
@@ -175,9 +176,7 @@ impl LeadState {
         if dead.iter().any(|(_, worker)| !worker.arriving) && !planted(Bug::SlotsNotMoved) {
             effects.extend(self.reassign(Step::ZERO, None));
         }
-        if !dead.is_empty() {
-            effects.extend(self.finish_when_all_left());
-        }
+        effects.extend(self.finish_when_all_left());
         effects.extend(self.watch_progress(now));
         effects.extend(self.form_without_missing(now));
         effects

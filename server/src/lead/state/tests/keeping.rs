@@ -261,6 +261,32 @@ fn a_finished_job_goes_back_for_the_workers_that_still_read_its_last_weights() {
 }
 
 #[test]
+fn a_job_that_was_at_its_end_when_it_was_started_again_waits_for_latecomers() {
+    let mut state = LeadState::new(keeping(Some(10)));
+    register(&mut state);
+    for index in [0, 1].map(ServerIndex) {
+        state.placed(index);
+    }
+    complete_everywhere(&mut state, 10);
+    assert_eq!(state.phase(), Phase::Finished);
+    let may_go = |effects: &[Effect]| effects.contains(&Effect::Order(ServerIndex(1), Order::Finish(Step(10))));
+    let leases = |number: u32| number * LEASE;
+    let pass = |state: &mut LeadState, now| {
+        state.clock(now);
+        may_go(&state.tick(now))
+    };
+    assert!(!pass(&mut state, leases(100)), "nobody has come yet");
+    join(&mut state, 0, 1).0.unwrap();
+    assert!(!may_go(&state.leave(Incarnation(1))), "others may be about to come");
+    assert!(!pass(&mut state, leases(101)));
+    join(&mut state, 0, 2).0.unwrap();
+    assert!(!may_go(&state.leave(Incarnation(2))));
+    assert!(!pass(&mut state, leases(102)), "the time counts from the last");
+    assert!(pass(&mut state, leases(103)));
+    assert!(!pass(&mut state, leases(200)), "told once");
+}
+
+#[test]
 fn a_server_with_a_push_at_work_tries_again_alone() {
     let consistency = Consistency { mode: Mode::Async, ..Consistency::default() };
     let mut state = LeadState::new(Settings { consistency, ..keeping(Some(4)) });
