@@ -142,9 +142,10 @@ impl WorkState {
         }
     }
 
-    /// The lead has given this worker a ticket.
+    /// The lead has given this worker a ticket, which nobody gets before every server has weights.
     pub(crate) fn note_ticket(&mut self, step: Step) {
         self.ticket = Some(step);
+        self.uninitialized = false;
     }
 
     /// This worker has sent a node.
@@ -258,6 +259,7 @@ mod tests {
         Uninitialized,
         Initialized,
         Weights(u64),
+        Ticket(u64),
         Sent(u64, (u32, u32)),
         ForgetSent,
         Hold(Option<u64>),
@@ -282,6 +284,7 @@ mod tests {
             Uninitialized => state.note_uninitialized(),
             Initialized => state.note_initialized(),
             Weights(step) => state.receive_weights(Step(*step)),
+            Ticket(step) => state.note_ticket(Step(*step)),
             Sent(step, node) => state.note_sent(Step(*step), range(*node)),
             ForgetSent => state.forget_sent(),
             Hold(after) => state.hold(after.map(Step)),
@@ -393,6 +396,19 @@ mod tests {
             (Weights(0), "1: 0-8"),
         ]);
         play(&[(Uninitialized, "wait"), (AssignInitializer(1), "initialize"), (Weights(0), "1: 0-8")]);
+    }
+
+    #[test]
+    fn whoever_has_had_a_ticket_does_not_initialize_again_after_a_reconnection() {
+        play(&[
+            (AssignInitializer(1), "wait"),
+            (Uninitialized, "initialize"),
+            (Initialized, "wait"),
+            (ForgetSent, "initialize"),
+            (Initialized, "wait"),
+            (Ticket(1), "wait"),
+            (ForgetSent, "wait"),
+        ]);
     }
 
     #[test]

@@ -89,7 +89,16 @@ impl World<'_> {
                 let (behind, unreachable) = (known.behind.is_some(), &known.unreachable);
                 format!("{}, behind: {behind}, unreachable: {unreachable:?}, {}", nodes.join(" "), known.step)
             });
-            format!("worker {number} is {well} ({})", known.unwrap_or("no member".to_owned()))
+            let does = match &worker.state {
+                State::Member(member) => {
+                    let open: Vec<bool> = member.streams.iter().map(|stream| stream.is_open).collect();
+                    format!("{}, leaving: {}, streams open: {open:?}", member.activity.name(), member.is_leaving)
+                }
+                State::Joining { .. } => "joining".to_owned(),
+                State::Down => "down".to_owned(),
+                State::Gone => "gone".to_owned(),
+            };
+            format!("worker {number} is {well} ({}; {does})", known.unwrap_or("no member".to_owned()))
         };
         self.workers.iter().enumerate().map(worker).collect::<Vec<_>>().join("; ")
     }

@@ -72,6 +72,10 @@ impl World<'_> {
                 let own_us = u64::from(root.count()) * self.workers[worker].slot_us;
                 self.set_timer(worker, own_us, Timer::Computed);
             }
+            // Nobody else has a push that a stream lacks: it is sent before anything is asked for.
+            None if member.pushing.pushed.as_ref().is_some_and(|(before, _)| *before < member.opened) => {
+                self.push_again(worker);
+            }
             None => self.ask_for_ticket(worker),
         }
     }

@@ -148,6 +148,10 @@ impl World<'_> {
             }
             Err(refusal) => {
                 self.coverage.count("registration", refusal.cause);
+                // Its operator ended the job meanwhile, before the first step: this server ends, too.
+                if refusal.cause == RefusalCause::JobStopped && self.lead.is_stopped() {
+                    return;
+                }
                 if refusal.cause != RefusalCause::NotReady {
                     self.promises.fail(format!("a server that comes back was refused: {refusal}"));
                 }

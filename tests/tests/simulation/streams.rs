@@ -135,7 +135,8 @@ impl World<'_> {
         if peer < servers {
             // Before it was open for the first time it is opened whatever the server has, as `member/opening.rs` does.
             if member.streams[peer].was_open && member.decisions.has_all_of(server) {
-                return self.changed(worker); // it owes nothing more
+                self.changed(worker); // it owes nothing more
+                return self.sending_may_go_on(worker);
             }
             member.unreachable.insert(server);
             member.streams[peer].begins_with_newest = true;

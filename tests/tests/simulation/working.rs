@@ -54,6 +54,22 @@ pub enum Activity {
     Leaving,
 }
 
+impl Activity {
+    /// For whoever reads of a broken promise.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Activity::Waiting => "waits",
+            Activity::Initializing => "initializes",
+            Activity::Computing { .. } => "computes",
+            Activity::Sending { .. } => "sends",
+            Activity::Pulling { .. } => "pulls",
+            Activity::Asking(_) => "asks for a ticket",
+            Activity::Reading { .. } => "reads",
+            Activity::Leaving => "leaves",
+        }
+    }
+}
+
 /// What is being sent.
 #[derive(Clone, Copy)]
 pub enum Sent {
