@@ -30,7 +30,7 @@ pub(crate) async fn connect(url: &str) -> Result<Channel, ClientError> {
 fn endpoint(url: &str) -> Result<Endpoint, ClientError> {
     let bad = |cause: String| ClientError::BadUrl { url: url.to_owned(), cause };
     // Another scheme would be spoken as this one: in the clear where the URL asks for TLS.
-    if !url.starts_with("http://") {
+    if !url.starts_with("http://") && !url.starts_with("unix://") {
         return Err(bad("only http is spoken".to_owned()));
     }
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(causes(&error)))?;

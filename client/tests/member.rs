@@ -443,7 +443,7 @@ async fn nobody_at_the_url_is_an_error_that_names_it_and_the_cause() {
     assert!(matches!(error, ClientError::GaveUp { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains(&url) && text.contains("refused"), "{text}");
-    for url in ["localhost:1", "http://", "no url at all"] {
+    for url in ["localhost:1", "http://", "https://localhost:1", "no url at all"] {
         let error = Lead::connect(url, options.clone()).await.unwrap_err();
         assert!(matches!(error, ClientError::BadUrl { .. }), "{url}: {error}");
     }
