@@ -22,7 +22,7 @@ pub fn tensors() -> Vec<ToolTensor> {
     vec![ToolTensor::trainable("w", &[3]), ToolTensor::trainable("b", &[1])]
 }
 
-/// The job with weights w = [1, 2, 3], b = [4].
+/// The job with weights `w = [1, 2, 3]`, `b = [4]`.
 pub async fn started(settings: &str) -> (Cluster, Tool) {
     let cluster = Cluster::start(spec(settings)).await;
     let mut tool = Tool::join(cluster.lead_url(), tensors()).await.expect("the tool joins");
