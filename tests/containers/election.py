@@ -56,24 +56,22 @@ class ElectedJob(Job):
         return self.engine.start(name, self.images.worker, "train", *self.worker_places, *self.worker_options)
 
     def ask(self, *question):
-        """What the server that leads answers, or None while none does."""
-        return self.first_answer(*question)[1]
+        """What the lead answers, or None while there is none. Whichever server is asked goes to it, where it can be reached
+        from this host by the name that it has in the containers' network."""
+        for server in list(self.servers):
+            answer = self.ask_at(server, *question)
+            if answer is not None:
+                return answer
+        return None
 
     def leader(self):
-        """The server that leads."""
-        return until("a server leads", lambda: self.first_answer("status")[0])
+        """The server that leads: the first in its own status, whoever was asked."""
+        url = until("a server leads", self.status)["servers"][0]["url"]
+        return next(server for server in self.servers if f"//{server.alias}:" in url)
 
     def end(self):
         self.lead = self.servers.pop()
         return super().end()
-
-    def first_answer(self, *question):
-        """Who answers, and what."""
-        for server in list(self.servers):
-            answer = self.ask_at(server, *question)
-            if answer is not None:
-                return server, answer
-        return None, None
 
 
 def another_takes_over(engine, images):

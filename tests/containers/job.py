@@ -63,7 +63,7 @@ class Job:
         return self.ask_at(self.lead, *question)
 
     def ask_at(self, server, *question):
-        """The same of this server: one that does not lead has no answer."""
+        """The same, by way of this server."""
         command = [self.images.binary, *question, "--lead", f"http://{server.address}:7070"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
