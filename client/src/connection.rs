@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use halflife_proto::causes;
 use halflife_proto::v1::control_client::ControlClient;
 use halflife_proto::v1::data_client::DataClient;
 use halflife_proto::{
-    HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEPALIVE_INTERVAL_S, KEEPALIVE_TIMEOUT_S, MESSAGE_BYTES_MAX,
+    HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEPALIVE_INTERVAL_S, KEEPALIVE_TIMEOUT_S, MESSAGE_BYTES_MAX, causes,
+    check_scheme,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
@@ -29,10 +29,7 @@ pub(crate) async fn connect(url: &str) -> Result<Channel, ClientError> {
 
 fn endpoint(url: &str) -> Result<Endpoint, ClientError> {
     let bad = |cause: String| ClientError::BadUrl { url: url.to_owned(), cause };
-    // Another scheme would be spoken as this one: in the clear where the URL asks for TLS.
-    if !url.starts_with("http://") && !url.starts_with("unix://") {
-        return Err(bad("only http is spoken".to_owned()));
-    }
+    check_scheme(url).map_err(|why| bad(why.to_owned()))?;
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(causes(&error)))?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)

@@ -58,10 +58,7 @@ pub(crate) async fn search(places: &Places) -> Result<Found, ClientError> {
             worst = Some(failure);
         }
     }
-    Err(worst.unwrap_or_else(|| {
-        let cause = "no other place is known".to_owned();
-        ClientError::Unreachable { url: places.describe(), cause }
-    }))
+    Err(worst.expect("there is at least one candidate, and the first is always asked"))
 }
 
 async fn in_turn(url: &str) -> Result<(ControlClient<Channel>, JobDescription), ClientError> {

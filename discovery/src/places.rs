@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use halflife_proto::check_scheme;
 use thiserror::Error;
 use tracing::debug;
 
@@ -74,9 +75,7 @@ impl Places {
     pub fn new(servers: &[String], etcd: Option<(EtcdPlace, JobKeys)>) -> Result<Places, PlacesError> {
         let url = |given: &String| match given.trim().strip_prefix("dns:") {
             Some(name) if host_and_port(name).is_some() => Ok(format!("{HTTP}{name}")),
-            None if given.trim().starts_with(HTTP) || given.trim().starts_with("unix://") => {
-                Ok(given.trim().to_owned())
-            }
+            None if check_scheme(given.trim()).is_ok() => Ok(given.trim().to_owned()),
             _ => Err(PlacesError::Malformed { given: given.clone() }),
         };
         let urls = servers.iter().map(url).collect::<Result<Vec<_>, _>>()?;

@@ -7,7 +7,7 @@
 //! - [`wire`]: the only conversions between the two, and the place where what arrives is checked.
 //! - [`tensor_codec`]: tensor data of each [`dtype`] to f32 values and back.
 //! - [`trace`]: ids of traces that every process makes alike, and what records spans.
-//! - [`causes`]: an error as people read it, with what lies beneath.
+//! - [`causes`]: an error as people read it, with what lies beneath. [`check_scheme`]: which URLs are spoken to.
 //! - [`fault_point`]: places where a test can end a process; nothing without the feature.
 //! - [`planted_bugs`]: how crates plant bugs in themselves, for tests that must find them; nothing without the feature.
 //! - [`strict_toml`]: reading settings so that a misspelt one is an error with a suggestion.
@@ -31,6 +31,7 @@ pub mod membership;
 pub mod placement;
 mod planting;
 pub mod refusal;
+mod scheme;
 pub mod slots;
 pub mod strict_toml;
 pub mod tensor_codec;
@@ -39,6 +40,7 @@ pub mod wire;
 pub mod workload;
 
 pub use causes::causes;
+pub use scheme::check_scheme;
 
 /// Messages and services generated from `proto/halflife/v1/*.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -281,10 +281,8 @@ impl JobSpec {
         let malformed = |message: String| ConfigError::Malformed { origin: origin.to_owned(), message };
         // Parsed as it stands, so that errors show its lines. Overrides may supply what it lacks.
         let as_it_stands = strict_toml::from_str::<JobFile>(text);
-        match as_it_stands {
-            Ok(file) if overrides.is_empty() => return JobSpec::from_file(origin, file),
-            Err(error) if overrides.is_empty() || !error.lacks_something() => return Err(malformed(error.to_string())),
-            _ => {}
+        if overrides.is_empty() || as_it_stands.as_ref().is_err_and(|error| !error.lacks_something()) {
+            return JobSpec::from_file(origin, as_it_stands.map_err(|error| malformed(error.to_string()))?);
         }
         let mut table: toml::Table = strict_toml::from_str(text).map_err(|error| malformed(error.to_string()))?;
         for given in overrides {
@@ -368,6 +366,21 @@ mod tests {
     fn job(settings: &str, optimizer: &str) -> Result<JobSpec, ConfigError> {
         let text = format!("[job]\nname = \"j\"\nsteps = 9\nslots = 4\n{settings}\n[optimizer]\n{optimizer}\n");
         JobSpec::parse("a job", &text, &[])
+    }
+
+    #[test]
+    fn a_wrong_file_shows_its_own_lines_whatever_is_set_and_a_wrong_override_is_blamed() {
+        let parse = |steps: &str, set: &str| {
+            let text = format!("[job]\nname = \"j\"\n{steps}\n[optimizer]\nlr = 0.1\n");
+            JobSpec::parse("f", &text, &[set.to_owned()]).map_err(|error| error.to_string())
+        };
+        let error = parse("steps = 10\nstpes = 3", "job.seed=1").unwrap_err();
+        assert!(error.contains("line 4") && error.contains("did you mean `steps`?"), "{error}");
+        let error = parse("steps = 10", "job.stpes=3").unwrap_err();
+        assert!(error.starts_with("f with --set job.stpes=3: ") && error.contains("did you mean `steps`?"), "{error}");
+        assert!(!error.contains("line"), "{error}");
+        assert_eq!(parse("", "job.steps=10").unwrap().job.steps, 10);
+        assert!(parse("", "job.seed=1").unwrap_err().contains("missing field `steps`"));
     }
 
     #[test]

@@ -101,9 +101,7 @@ impl Application {
 pub async fn follow(url: &str, application: &Application) -> Result<Admitted, FollowError> {
     let patience = application.patience;
     let bad = |reason: String| FollowError::BadUrl { url: url.to_owned(), reason };
-    if !url.starts_with("http://") && !url.starts_with("unix://") {
-        return Err(bad("only http is spoken".to_owned()));
-    }
+    halflife_proto::check_scheme(url).map_err(|why| bad(why.to_owned()))?;
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| bad(format!("found an {error}")))?;
     if endpoint.uri().host().is_none() {
         return Err(bad("no host".to_owned()));

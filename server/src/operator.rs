@@ -11,10 +11,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use clap::Args;
-use halflife_proto::MESSAGE_BYTES_MAX;
 use halflife_proto::membership::Operation;
 use halflife_proto::refusal::Refusal;
 use halflife_proto::v1::{self, control_client::ControlClient};
+use halflife_proto::{MESSAGE_BYTES_MAX, check_scheme};
 use thiserror::Error;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -175,10 +175,7 @@ fn say(text: &str) {
 
 /// Where a URL leads, or why it is none.
 pub(crate) fn endpoint(url: &str) -> Result<Endpoint, String> {
-    // Another scheme would be spoken as this one: in the clear where the URL asks for TLS.
-    if !url.starts_with("http://") && !url.starts_with("unix://") {
-        return Err("only http is spoken".to_owned());
-    }
+    check_scheme(url)?;
     Endpoint::from_shared(url.to_owned()).map_err(|error| format!("found an {error}"))
 }
 

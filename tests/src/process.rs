@@ -169,6 +169,17 @@ impl Process {
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     }
 
+    /// Whether it holds SIGTERM back or has a handler for it.
+    pub fn minds_sigterm(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let masks = status.lines().filter_map(|line| {
+            let mask = line.strip_prefix("SigBlk:").or_else(|| line.strip_prefix("SigCgt:"))?;
+            u64::from_str_radix(mask.trim(), 16).ok()
+        });
+        const SIGTERM: u32 = 15;
+        masks.into_iter().any(|mask| mask >> (SIGTERM - 1) & 1 == 1)
+    }
+
     /// Waits for its end.
     pub fn finish(mut self) -> Finished {
         let deadline = Instant::now() + DEADLINE;

@@ -171,6 +171,10 @@ fn errors_are_one_clear_message_and_a_failing_exit() {
             "cannot connect to /halflife/digits/lead in etcd: etcd at http://127.0.0.1:1: ",
         ),
         (
+            vec!["train", "--server", "https://127.0.0.1:1"],
+            "--server \"https://127.0.0.1:1\": expected http://HOST:PORT, unix:///PATH or dns:HOST:PORT",
+        ),
+        (
             vec!["train", "--server", "nonsense"],
             "--server \"nonsense\": expected http://HOST:PORT, unix:///PATH or dns:HOST:PORT",
         ),

@@ -107,9 +107,9 @@ impl PlanesInUse {
         (before, Arc::get_mut(&mut self.planes).expect("nobody else has seen them"))
     }
 
-    /// The planes, and those that somebody else reads, if they are others.
+    /// The planes, and those that are left: others that somebody else reads, or a spare that was not needed after all.
     pub(super) fn into_parts(self) -> (Planes, Option<Planes>) {
-        (self.planes, self.left)
+        (self.planes, self.left.or(self.spare))
     }
 }
 
@@ -154,6 +154,16 @@ mod tests {
         let mut used = PlanesInUse::new(second, || aside.spare_planes());
         let written = used.writable();
         assert_eq!((address(written), &written[0]), (first, &held[0]), "the memory goes round");
+    }
+
+    #[test]
+    fn a_spare_that_is_not_needed_after_all_is_kept() {
+        let (first, spare) = (planes(&[1.0]), planes(&[0.0]));
+        let (held, at) = (first.clone(), address(&spare));
+        let mut used = PlanesInUse::new(first, || Some(spare));
+        drop(held);
+        used.writable();
+        assert_eq!(used.into_parts().1.map(|left| address(&left)), Some(at));
     }
 
     #[test]

@@ -80,3 +80,20 @@ fn start_exporter(url: &str, service: &str, telemetry: &Telemetry) -> Result<Arc
     let exporter = Exporter::start(url, service, telemetry.span_counts.clone());
     exporter.map(Arc::new).map_err(|error| unusable(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_often_to_trace_means_nothing_without_a_collector() {
+        let parse = |line: &str| {
+            let command = TelemetryArguments::augment_args(clap::Command::new("x"));
+            command.try_get_matches_from(line.split_whitespace()).map_err(|error| error.to_string())
+        };
+        assert!(parse("x --trace-sample 5").unwrap_err().contains("--otlp"));
+        parse("x --trace-sample 5 --otlp http://c:4317").unwrap();
+        parse("x").unwrap();
+        assert!(parse("x --metrics localhost:9090").unwrap_err().contains("0.0.0.0:7070"));
+    }
+}

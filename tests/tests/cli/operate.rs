@@ -135,3 +135,16 @@ fn a_model_that_needs_more_memory_than_a_server_may_use_is_refused_with_the_sum(
     let wrong = server(&["--config", &digits, "--memory-max", "8T"]);
     assert!(wrong.stderr.contains("expected a number of bytes such as 8G or 500M, found \"8T\""), "{}", wrong.stderr);
 }
+
+#[test]
+fn any_server_of_the_job_may_be_asked() {
+    let (mut lead, url) = Process::server(&["--config", &example("digits.toml"), "--set", "job.servers=2"]);
+    let (follower, at_follower) = Process::server(&["--lead", &url]);
+    lead.wait_for_line("index=server 1");
+    assert_eq!(status(&at_follower)["job_id"], status(&url)["job_id"]);
+    succeeded(server(&["stop", "--lead", &at_follower]));
+    for process in [lead, follower] {
+        let finished = process.finish();
+        assert!(finished.status.success(), "{}{}", finished.stdout, finished.stderr);
+    }
+}

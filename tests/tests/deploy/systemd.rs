@@ -87,6 +87,20 @@ fn the_programs_know_what_units_and_example_files_tell_them() {
     }
 }
 
+#[test]
+fn the_example_job_fits_the_example_settings_and_the_unit() {
+    let job = halflife_server::JobSpec::parse("digits.toml", &text("digits.toml"), &[]).unwrap();
+    let servers = variables(&text("server.env.example"))["HALFLIFE_SERVERS"].split(',').count();
+    assert_eq!(job.job.servers as usize, servers);
+    let kept = job.checkpoint.expect("a killed server goes on from a checkpoint").location;
+    let unit = text(units()[0].0);
+    let state = setting(&unit, "StateDirectory").expect("somewhere to write").replace("%i", "digits");
+    assert_eq!(kept, format!("/var/lib/{state}"));
+    // The thread that writes checkpoints makes itself nice; a later line gives back what an earlier one takes.
+    let filters: Vec<&str> = unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")).collect();
+    assert_eq!(filters.last(), Some(&"setpriority"), "{filters:?}");
+}
+
 /// The variables of an example, also those that are commented out.
 fn variables(text: &str) -> BTreeMap<String, String> {
     let assignments = text.lines().filter_map(|line| line.trim_start_matches('#').split_once('='));
