@@ -102,13 +102,14 @@ impl Run {
         Run { lead_url, lead, follower, workers }
     }
 
-    /// Waits until all have made `step`, and one of each kind of event has been.
+    /// Waits until the lead and each of the workers have seen enough: a worker that joins late has done nothing yet.
     fn wait_for(&self, enough: impl Fn(&Metrics, &Metrics) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let told = self.workers.each_ref().map(|worker| worker.metrics());
-            let joined = told.iter().all(|worker| worker.families.contains_key("halflife_worker_step"));
-            if joined && enough(&self.lead.metrics(), &told[1]) {
+            let lead = self.lead.metrics();
+            let joined = |worker: &Metrics| worker.families.contains_key("halflife_worker_step");
+            if told.iter().all(|worker| joined(worker) && enough(&lead, worker)) {
                 return;
             }
             assert!(Instant::now() < deadline, "{}", self.lead.get("/metrics"));
