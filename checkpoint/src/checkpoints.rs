@@ -1,6 +1,6 @@
 //! What a job does with its checkpoints, an operation a file.
 //!
-//! The layout below a location: `generations/<generation>.json` (claims), `checkpoints/<id>/` with
+//! The layout below a location: `generations/<generation>.json` (claims) and `<generation>.begun`, `checkpoints/<id>/` with
 //! `server-<index>.safetensors` (data), `server-<index>.json` (its index) and `manifest.json` (written
 //! last: the commit), and `nonces/`.
 //!
@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use thiserror::Error;
 
 use crate::store::{LocalStore, S3Store, Store, StoreError};
@@ -106,6 +107,19 @@ impl Checkpoints {
     #[must_use]
     pub fn location(&self) -> String {
         self.store.location()
+    }
+
+    /// Creates what only one may create, durably; what another has created there, if one was quicker.
+    ///
+    /// An error of the store says nothing yet: the object may be there and the answer lost, and a store that tries again
+    /// by itself then meets its own object. So it is looked for.
+    async fn create_or_find(&self, path: &str, bytes: Bytes) -> Result<Option<Bytes>, StoreError> {
+        let Err(error) = self.store.create(path, bytes.clone()).await else { return Ok(None) };
+        match self.store.read(path).await {
+            Ok(found) if found == bytes => self.store.settle(path).await.map(|()| None),
+            Ok(found) => Ok(Some(found)),
+            Err(_) => Err(error),
+        }
     }
 
     /// Makes sure that so many bytes still fit. Object stores say so only by failing.

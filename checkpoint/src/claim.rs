@@ -1,7 +1,7 @@
 //! Claims: which generation belongs to whom, and which checkpoint it continues.
 //!
 //! A claim is created once, before any message carries its generation, and never changes; the claims
-//! of a store therefore tell the whole history of its job.
+//! of a store therefore tell the whole history of its job, together with which of their generations have begun.
 
 use halflife_proto::ids::{Generation, JobId, Step};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,14 @@ pub struct Claim {
     /// The first step that `spec_toml` is in force for.
     #[serde(with = "crate::exact::step")]
     pub from_step: Step,
+}
+
+/// What is stored beside a claim once its generation has begun.
+#[derive(Serialize)]
+pub(crate) struct StoredBeginning {
+    pub format_version: u32,
+    #[serde(with = "crate::exact::generation")]
+    pub generation: Generation,
 }
 
 /// A claim as it is stored.

@@ -14,6 +14,11 @@ pub fn claim(generation: Generation) -> String {
     format!("{CLAIMS}/{:08}.json", generation.0)
 }
 
+/// File whose existence says that a generation has begun.
+pub fn begun(generation: Generation) -> String {
+    format!("{CLAIMS}/{:08}.begun", generation.0)
+}
+
 /// Directory of a checkpoint.
 pub fn checkpoint(id: CheckpointId) -> String {
     format!("{CHECKPOINTS}/{id}")
@@ -39,11 +44,12 @@ pub fn nonce(nonce: &str) -> String {
     format!("nonces/{nonce}")
 }
 
-/// The generation a claim's path names.
-pub fn claimed(path: &str) -> Option<Generation> {
-    let number = path.strip_prefix(CLAIMS)?.strip_prefix('/')?.strip_suffix(".json")?;
+/// The generation a claim's path names, or that of the file beside it, and whether it says that the generation has begun.
+pub fn of_generation(path: &str) -> Option<(Generation, bool)> {
+    let (number, _) = path.strip_prefix(CLAIMS)?.strip_prefix('/')?.split_once('.')?;
     let generation = Generation(number.parse().ok()?);
-    (claim(generation) == path).then_some(generation)
+    let has_begun = begun(generation) == path;
+    (has_begun || claim(generation) == path).then_some((generation, has_begun))
 }
 
 /// The checkpoint a path lies in, and whether it is its manifest.
@@ -65,8 +71,10 @@ mod tests {
         assert_eq!(data(id, ServerIndex(3)), "checkpoints/000000000007-g00000002/server-0003.safetensors");
         assert_eq!(inside(&data(id, ServerIndex(3))), Some((id, false)));
         assert_eq!(inside("checkpoints/notes/manifest.json"), None);
-        assert_eq!(claimed("generations/00000012.json"), Some(Generation(12)));
-        assert_eq!(claimed("generations/12.json"), None);
-        assert_eq!(claimed("generations/.00000012.json.partial"), None);
+        assert_eq!(of_generation("generations/00000012.json"), Some((Generation(12), false)));
+        assert_eq!(of_generation("generations/00000012.begun"), Some((Generation(12), true)));
+        assert_eq!(of_generation("generations/12.json"), None);
+        assert_eq!(of_generation("generations/00000012.other"), None);
+        assert_eq!(of_generation("generations/.00000012.json.partial"), None);
     }
 }

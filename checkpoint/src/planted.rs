@@ -11,6 +11,8 @@ pub enum Bug {
     LateCommitContinued,
     /// What the newest claim continues is thrown away.
     ContinuedPruned,
+    /// A claim undoes what was committed meanwhile before its claimant has looked once more.
+    ClaimCountsAtOnce,
 }
 
 halflife_proto::planted_bugs!(Bug);

@@ -28,9 +28,8 @@ pub struct Disposal {
 
 /// Decides what may go of the directories `found`, `committed` of which have a manifest.
 ///
-/// Without any claim nothing goes. Nothing of a generation newer than the newest claim goes: its claim
-/// may just not have been listed yet. Committed checkpoints outside the history go: no restart can
-/// continue from them.
+/// Before any generation has begun nothing goes. Nothing of a newer one goes: it may just have begun. Committed checkpoints
+/// outside the history go, unless a generation that is claimed continues them: no restart can continue from the rest.
 #[must_use]
 pub fn disposal(
     history: &History,
@@ -38,7 +37,7 @@ pub fn disposal(
     committed: &BTreeSet<CheckpointId>,
     retention: Retention,
 ) -> Disposal {
-    let Some(generation) = history.newest_generation() else { return Disposal::default() };
+    let Some(generation) = history.begun_generation() else { return Disposal::default() };
     let kept = kept(history, committed, retention);
     let last_own = committed.iter().filter(|id| id.generation == generation).max();
     let past = |id: &&CheckpointId| id.generation <= generation && !kept.contains(id);
@@ -51,7 +50,7 @@ pub fn disposal(
 
 fn kept(history: &History, committed: &BTreeSet<CheckpointId>, retention: Retention) -> BTreeSet<CheckpointId> {
     let survivors: Vec<_> = committed.iter().copied().filter(|id| history.contains(*id)).collect();
-    let mut kept: BTreeSet<_> = history.newest(&survivors).into_iter().collect();
+    let mut kept: BTreeSet<_> = history.newest(&survivors).into_iter().chain(history.awaited()).collect();
     if planted(Bug::ContinuedPruned) {
         kept.clear();
     }
@@ -84,12 +83,18 @@ mod tests {
         text.split_whitespace().map(id).collect()
     }
 
-    /// "1 2<10.1" is a generation 1 that starts from nothing and a generation 2 that continues 10.1.
+    /// "1 2<10.1" is a generation 1 that starts from nothing and a generation 2 that continues 10.1; "2<10.1?" has not begun.
     fn history(text: &str) -> History {
+        let mut begun = BTreeSet::new();
         let claims = text.split_whitespace().map(|claim| {
+            let (claim, has_begun) = claim.strip_suffix('?').map_or((claim, true), |claim| (claim, false));
             let (generation, continues) = claim.split_once('<').map_or((claim, None), |(g, c)| (g, Some(c)));
+            let generation = Generation(generation.parse().unwrap());
+            if has_begun {
+                begun.insert(generation);
+            }
             Claim {
-                generation: Generation(generation.parse().unwrap()),
+                generation,
                 claimant: String::new(),
                 job: JobId(String::new()),
                 continues: continues.map(|continues| ids(continues).pop_first().unwrap()),
@@ -97,7 +102,8 @@ mod tests {
                 from_step: Step(1),
             }
         });
-        History::new(&claims.collect::<Vec<_>>())
+        let claims = claims.collect::<Vec<_>>();
+        History::new(&claims, |generation| begun.contains(&generation))
     }
 
     #[test]
@@ -119,6 +125,8 @@ mod tests {
             ("with nothing committed everything may be under way", "1", "", "4.1 6.1", 1, 0, "", ""),
             ("a generation not yet seen claimed is left alone", "1", "5.1", "1.2", 1, 0, "", ""),
             ("a newer generation's commit is left alone", "1", "5.1 6.2", "", 1, 0, "", ""),
+            ("what a claimed generation continues stays until it begins", "1 2<2.1?", "1.1 2.1 3.1", "", 1, 0, "1.1", ""),
+            ("until then what the one before writes is left alone", "1 2<2.1?", "2.1", "3.1 1.2", 1, 0, "", ""),
         ];
         for (fact, claims, committed, uncommitted, keep_last, keep_every, checkpoints, orphans) in cases {
             let committed = ids(committed);

@@ -90,6 +90,13 @@ pub trait Store: Send + Sync + Debug {
     /// [`StoreError::Exists`] for the others. After [`StoreError::Failed`] the object may exist.
     async fn create(&self, path: &str, bytes: Bytes) -> Result<(), StoreError>;
 
+    /// Makes an object durable that is there although its creation failed: whoever finds it so may take that for
+    /// success only after this.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`]; the object may be gone after a crash.
+    async fn settle(&self, path: &str) -> Result<(), StoreError>;
+
     /// Creates or replaces an object.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! How a lead begins: with a job of its own, or where the job's last checkpoint left it.
 //!
 //! The generation is claimed in the store before any message carries it (DESIGN.md rule 8): of two leads that begin at
-//! the same time one gets it, and whatever an older one still does is refused everywhere, in the store too.
+//! the same time one gets it, and whatever an older one still does is refused everywhere, in the store too. What the older
+//! one committed until then may have been told as durable. So the lead looks once more after the claim, and only then does
+//! its generation begin; one that was claimed and never began undoes nothing.
 
 use std::path::Path;
 
@@ -87,6 +89,9 @@ pub enum BeginError {
         /// The newest claimed.
         newest: Generation,
     },
+    /// The lease that entitled this server to lead is over.
+    #[error("expected to hold the lease of the election until a generation is claimed, found it over")]
+    NotEntitled,
     /// Nothing can be written.
     #[error("the checkpoints at {location}: {reason}")]
     Unwritable {
@@ -121,11 +126,11 @@ pub struct Begin {
     pub elected: bool,
 }
 
-/// Begins a job, or goes on with it.
+/// Begins a job, or goes on with it. `entitled` is asked right before each claim.
 ///
 /// # Errors
 /// [`BeginError`]; nothing but a claim was written.
-pub async fn begin(spec: &JobSpec, begin: Begin) -> Result<Beginning, BeginError> {
+pub async fn begin(spec: &JobSpec, begin: Begin, entitled: impl Fn() -> bool) -> Result<Beginning, BeginError> {
     let new_job = || JobId(format!("{}-{:08x}", spec.job.name, begin.incarnation.0 as u32));
     let Some(section) = &spec.checkpoint else {
         return Ok(Beginning { job: new_job(), generation: Generation(1), keeper: None });
@@ -134,7 +139,9 @@ pub async fn begin(spec: &JobSpec, begin: Begin) -> Result<Beginning, BeginError
     let store = Stored { checkpoints: &checkpoints, spec };
     let claims = checkpoints.claims().await.map_err(|error| store.unreadable(error, ""))?;
     let last = claims.last();
-    let changed = last.map(|claim| store.check_same_job(claim)).transpose()?.unwrap_or(false);
+    if let Some(claim) = last {
+        store.check_same_job(claim)?;
+    }
     if let (Some((own, _)), Some(newest)) = (begin.before, last.map(|claim| claim.generation))
         && newest != own
         && !begin.elected
@@ -155,38 +162,30 @@ pub async fn begin(spec: &JobSpec, begin: Begin) -> Result<Beginning, BeginError
             spec_toml: spec.to_toml(),
             from_step: restored.as_ref().map_or(Step(1), |manifest| manifest.id.step.next()),
         };
+        if !entitled() {
+            return Err(BeginError::NotEntitled);
+        }
         checkpoints.claim(&claim).await?;
         fault_point::reach(FaultPoint::Claimed);
-        match store.committed_meanwhile(last, claim.continues).await? {
-            Some(later) if !begin.latest_valid => {
-                let manifest = checkpoints.manifest(later).await.map_err(|error| store.unreadable(error, ""))?;
-                (restored, generation) = (Some(manifest), generation.next());
-            }
-            _ => break claim,
+        // Who takes what is whole has passed over what is newer.
+        if begin.latest_valid || store.newest().await? == claim.continues {
+            break claim;
         }
+        (restored, generation) = (store.choose(false).await?, generation.next());
     };
+    let unwritable = |reason: String| BeginError::Unwritable { location: checkpoints.location(), reason };
+    checkpoints.begin_generation(claim.generation).await.map_err(|error| unwritable(error.to_string()))?;
     let generation = claim.generation;
     let nonce = format!("{:016x}", rand::rng().random::<u64>());
-    let unwritable = |reason: String| BeginError::Unwritable { location: checkpoints.location(), reason };
     checkpoints.write_nonce(&nonce).await.map_err(|error| unwritable(error.to_string()))?;
     match &claim.continues {
         Some(id) => info!(%id, %generation, "the job goes on from its last checkpoint"),
         None => info!(%generation, location = checkpoints.location(), "the job's checkpoints begin"),
     }
-    let revisions = revisions(restored.as_ref(), changed, &claim);
+    let revisions = store.revisions(restored.as_ref(), &claim)?;
     let keeper =
         keeper(&checkpoints, section, nonce, revisions, restored.as_ref(), begin.before.and_then(|(_, step)| step));
     Ok(Beginning { job: claim.job, generation, keeper: Some(keeper) })
-}
-
-fn revisions(restored: Option<&CheckpointManifest>, changed: bool, claim: &Claim) -> Vec<SpecRevision> {
-    let mut revisions = restored.map(|manifest| manifest.revisions.clone()).unwrap_or_default();
-    if changed || revisions.is_empty() {
-        // One that was made and never trained by has no trace in the weights.
-        revisions.retain(|revision| revision.from_step < claim.from_step);
-        revisions.push(SpecRevision { from_step: claim.from_step, spec_toml: claim.spec_toml.clone() });
-    }
-    revisions
 }
 
 fn keeper(
@@ -227,36 +226,47 @@ impl Stored<'_> {
         BeginError::Read { location: self.checkpoints.location(), source: Box::new(source), hint }
     }
 
-    /// Whether the job file changes something that a resumed job may change.
-    fn check_same_job(&self, claim: &Claim) -> Result<bool, BeginError> {
-        let location = self.checkpoints.location();
-        let stored = JobSpec::parse("the stored job", &claim.spec_toml, &[])
-            .map_err(|source| BeginError::StoredSpec { location: location.clone(), source: Box::new(source) })?;
-        let differences = stored.differences_for_good(self.spec);
-        if !differences.is_empty() {
-            return Err(BeginError::OtherJob { location, job: claim.job.clone(), differences });
-        }
-        Ok(stored.trains_otherwise(self.spec))
+    fn parse(&self, spec_toml: &str) -> Result<JobSpec, BeginError> {
+        JobSpec::parse("the stored job", spec_toml, &[]).map_err(|source| {
+            let location = self.checkpoints.location();
+            BeginError::StoredSpec { location, source: Box::new(source) }
+        })
     }
 
-    /// A checkpoint that the lead of `last` committed after the one to continue was chosen, and before the claim that
-    /// would undo it: it may have told its servers that the step is durable.
-    async fn committed_meanwhile(
-        &self,
-        last: Option<&Claim>,
-        continues: Option<CheckpointId>,
-    ) -> Result<Option<CheckpointId>, BeginError> {
-        let Some(last) = last else { return Ok(None) };
-        let listed = self.checkpoints.list().await.map_err(|error| self.unreadable(error, ""))?;
-        let of_last = listed.iter().map(|listed| listed.id).filter(|id| id.generation == last.generation);
-        Ok(of_last.max().filter(|newest| Some(*newest) > continues))
+    /// The job file changes only what a resumed job may change.
+    fn check_same_job(&self, claim: &Claim) -> Result<(), BeginError> {
+        let differences = self.parse(&claim.spec_toml)?.differences_for_good(self.spec);
+        if !differences.is_empty() {
+            let location = self.checkpoints.location();
+            return Err(BeginError::OtherJob { location, job: claim.job.clone(), differences });
+        }
+        Ok(())
+    }
+
+    /// The settings that the weights were trained with so far, and from which step on; the job file's too where it trains
+    /// otherwise than the last of them. What other generations claimed meanwhile left no trace in the weights.
+    fn revisions(&self, restored: Option<&CheckpointManifest>, claim: &Claim) -> Result<Vec<SpecRevision>, BeginError> {
+        let mut revisions = restored.map(|manifest| manifest.revisions.clone()).unwrap_or_default();
+        // One that was made and never trained by has no trace in them either.
+        revisions.retain(|revision| revision.from_step < claim.from_step);
+        let changed = match revisions.last() {
+            Some(revision) => self.parse(&revision.spec_toml)?.trains_otherwise(self.spec),
+            None => true,
+        };
+        if changed {
+            revisions.push(SpecRevision { from_step: claim.from_step, spec_toml: claim.spec_toml.clone() });
+        }
+        Ok(revisions)
+    }
+
+    async fn newest(&self) -> Result<Option<CheckpointId>, BeginError> {
+        self.checkpoints.newest().await.map_err(|error| self.unreadable(error, ""))
     }
 
     /// The checkpoint to go on from: the newest of the surviving history.
     async fn choose(&self, latest_valid: bool) -> Result<Option<CheckpointManifest>, BeginError> {
         let hint = "; --latest-valid goes on from the newest one that is whole";
-        let newest = self.checkpoints.newest().await.map_err(|error| self.unreadable(error, ""))?;
-        let Some(newest) = newest else { return Ok(None) };
+        let Some(newest) = self.newest().await? else { return Ok(None) };
         if !latest_valid {
             return self.checkpoints.manifest(newest).await.map(Some).map_err(|error| self.unreadable(error, hint));
         }
@@ -279,6 +289,7 @@ impl Stored<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::BTreeMap;
 
     use bytes::Bytes;
@@ -305,7 +316,8 @@ mod tests {
     /// Begins as the process `number`.
     async fn begin_as(number: u64, spec: &JobSpec, before: Option<(u64, u64)>) -> Result<Beginning, BeginError> {
         let before = before.map(|(generation, step)| (Generation(generation), Some(Step(step))));
-        begin(spec, Begin { incarnation: Incarnation(number), latest_valid: false, before, elected: false }).await
+        let begin_of = Begin { incarnation: Incarnation(number), latest_valid: false, before, elected: false };
+        begin(spec, begin_of, || true).await
     }
 
     async fn commit(checkpoints: &Checkpoints, spec: &JobSpec, step: u64, generation: u64) {
@@ -364,8 +376,16 @@ mod tests {
         assert_eq!(store(&directory).claims().await.unwrap().len(), 2, "nothing is claimed");
         let before = Some((Generation(1), Some(Step(3))));
         let elected = Begin { incarnation: Incarnation(1), latest_valid: false, before, elected: true };
-        let third = begin(&spec, elected).await.unwrap();
+        let third = begin(&spec, elected, || true).await.unwrap();
         assert_eq!(third.generation, Generation(3), "who is elected goes on from whatever others began");
+    }
+
+    /// Commits in the middle of what another does.
+    fn commit_meanwhile(directory: &TempDir, spec: &JobSpec, step: u64, generation: u64) {
+        std::thread::scope(|scope| {
+            let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            scope.spawn(move || runtime().block_on(commit(&store(directory), spec, step, generation)));
+        });
     }
 
     #[tokio::test]
@@ -373,14 +393,70 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let spec = spec(&directory, "");
         begin_as(1, &spec, None).await.unwrap();
+        let asked = Cell::new(0);
+        let meanwhile = || {
+            if asked.replace(asked.get() + 1) == 0 {
+                commit_meanwhile(&directory, &spec, 10, 1);
+            }
+            true
+        };
+        let of_second = Begin { incarnation: Incarnation(2), latest_valid: false, before: None, elected: false };
+        let second = begin(&spec, of_second, meanwhile).await.unwrap();
+        assert_eq!((second.generation, restored(&second), asked.get()), (Generation(3), Some(10), 2));
+    }
+
+    #[tokio::test]
+    async fn a_lead_that_dies_between_claiming_and_beginning_undoes_nothing() {
+        let directory = TempDir::new().unwrap();
+        let spec = spec(&directory, "");
+        let first = begin_as(1, &spec, None).await.unwrap();
         let checkpoints = store(&directory);
-        let claims = checkpoints.claims().await.unwrap();
-        let found = Stored { checkpoints: &checkpoints, spec: &spec };
-        assert_eq!(found.committed_meanwhile(claims.last(), None).await.unwrap(), None);
-        commit(&checkpoints, &spec, 10, 1).await;
-        let later = CheckpointId { step: Step(10), generation: Generation(1) };
-        assert_eq!(found.committed_meanwhile(claims.last(), None).await.unwrap(), Some(later));
-        assert_eq!(found.committed_meanwhile(claims.last(), Some(later)).await.unwrap(), None);
+        commit(&checkpoints, &spec, 20, 1).await;
+        let twenty = CheckpointId { step: Step(20), generation: Generation(1) };
+        // It had chosen 20 when 30 came.
+        commit(&checkpoints, &spec, 30, 1).await;
+        let claim = Claim {
+            generation: Generation(2),
+            claimant: "dies".to_owned(),
+            job: first.job,
+            continues: Some(twenty),
+            spec_toml: spec.to_toml(),
+            from_step: Step(21),
+        };
+        checkpoints.claim(&claim).await.unwrap();
+        let third = begin_as(3, &spec, None).await.unwrap();
+        assert_eq!((third.generation, restored(&third)), (Generation(3), Some(30)));
+    }
+
+    #[tokio::test]
+    async fn who_is_not_entitled_any_more_claims_nothing() {
+        let directory = TempDir::new().unwrap();
+        let spec = spec(&directory, "");
+        let late = Begin { incarnation: Incarnation(1), latest_valid: false, before: None, elected: true };
+        let refused = begin(&spec, late, || false).await.unwrap_err();
+        assert!(matches!(refused, BeginError::NotEntitled), "{refused}");
+        assert_eq!(store(&directory).claims().await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_change_of_settings_is_on_record_however_often_the_job_goes_back_before_its_next_checkpoint() {
+        let directory = TempDir::new().unwrap();
+        let first = spec(&directory, "");
+        let revisions = |beginning: Beginning| beginning.keeper.unwrap().revisions().to_vec();
+        assert_eq!(revisions(begin_as(1, &first, None).await.unwrap()).len(), 1);
+        commit(&store(&directory), &first, 10, 1).await;
+        let mut second = first.clone();
+        second.job.steps = 200;
+        assert!(first.trains_otherwise(&second));
+        let expected = [(Step(1), first.to_toml()), (Step(11), second.to_toml())];
+        for generation in 2..5 {
+            let before = (generation > 2).then_some((generation - 1, 15));
+            let found = revisions(begin_as(2, &second, before).await.unwrap());
+            let found = found.into_iter().map(|revision| (revision.from_step, revision.spec_toml));
+            assert!(found.eq(expected.clone()), "generation {generation}");
+        }
+        let back = revisions(begin_as(3, &first, None).await.unwrap());
+        assert_eq!(back.len(), 1, "nobody trained by the other settings: {back:?}");
     }
 
     #[tokio::test]

@@ -1,10 +1,14 @@
-//! Claiming a generation, and the claims so far.
+//! Claiming a generation, beginning it, and the history that follows from both.
+
+use std::collections::BTreeSet;
 
 use halflife_proto::ids::Generation;
 use thiserror::Error;
 
+use super::list::Found;
 use super::{Checkpoints, ReadError};
-use crate::claim::{Claim, StoredClaim};
+use crate::claim::{Claim, StoredBeginning, StoredClaim};
+use crate::history::History;
 use crate::manifest::FORMAT_VERSION;
 use crate::store::StoreError;
 use crate::{guarded, paths};
@@ -32,53 +36,75 @@ impl Checkpoints {
     /// # Errors
     /// [`ReadError`] names the claim that is damaged: without it the history is not known.
     pub async fn claims(&self) -> Result<Vec<Claim>, ReadError> {
-        let mut claims = Vec::new();
-        for generation in self.generations().await? {
-            claims.push(self.read_claim(generation).await?);
-        }
-        Ok(claims)
+        let (claimed, _) = self.generations().await?;
+        self.read_claims(&claimed).await
     }
 
-    /// Claims `claim.generation`, durably. When the answer of the store is lost, the claim is read back:
-    /// finding our own claimant there is success.
+    /// Claims `claim.generation`, durably: whatever older generations still commit is refused from here on. The history
+    /// goes on with it once it has begun ([`Checkpoints::begin_generation`]).
     ///
     /// # Errors
     /// [`ClaimError::Taken`] names who has it.
     pub async fn claim(&self, claim: &Claim) -> Result<(), ClaimError> {
         let stored = StoredClaim { format_version: FORMAT_VERSION, claim: claim.clone() };
         let path = paths::claim(claim.generation);
-        // An error says nothing yet: the claim may have been made and the answer lost, and a store that
-        // tries again by itself then meets its own claim.
-        let Err(error) = self.store.create(&path, guarded::write("claim", &stored).into()).await else {
-            return Ok(());
-        };
-        match self.read_claim(claim.generation).await {
-            Ok(by) if by == *claim => Ok(()),
-            Ok(by) => Err(ClaimError::Taken { by: Box::new(by) }),
-            Err(ReadError::Store(_)) => Err(error.into()),
-            Err(damaged) => Err(damaged.into()),
+        match self.create_or_find(&path, guarded::write("claim", &stored).into()).await? {
+            None => Ok(()),
+            Some(found) => Err(ClaimError::Taken { by: Box::new(parse(claim.generation, &path, &found)?) }),
         }
+    }
+
+    /// Makes a claimed generation the one that the history goes on with, durably. Before it, its claimant makes sure that what
+    /// it continues is still the newest: older generations may have committed until they were fenced.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it may have begun all the same.
+    pub async fn begin_generation(&self, generation: Generation) -> Result<(), StoreError> {
+        let stored = StoredBeginning { format_version: FORMAT_VERSION, generation };
+        // Whoever finds it begun has begun it: nobody else has the claim.
+        self.create_or_find(&paths::begun(generation), guarded::write("begun", &stored).into()).await.map(drop)
+    }
+
+    /// The history as it stands, given what is there; that has to be looked at first, or a commit might seem to be of a
+    /// generation that is not claimed.
+    pub(super) async fn history(&self, found: &Found) -> Result<History, ReadError> {
+        let (claimed, mut begun) = self.generations().await?;
+        let claims = self.read_claims(&claimed).await?;
+        // Who has committed has begun, also where an import or an older version of this program did not say so.
+        begun.extend(found.committed.iter().map(|id| id.generation));
+        Ok(History::new(&claims, |generation| begun.contains(&generation)))
     }
 
     /// The newest generation claimed.
     pub(super) async fn newest_generation(&self) -> Result<Option<Generation>, StoreError> {
-        Ok(self.generations().await?.pop())
+        Ok(self.generations().await?.0.pop())
     }
 
-    async fn generations(&self) -> Result<Vec<Generation>, StoreError> {
+    /// Those that are claimed, oldest first, and those that have begun.
+    async fn generations(&self) -> Result<(Vec<Generation>, BTreeSet<Generation>), StoreError> {
         let entries = self.store.list(paths::CLAIMS).await?;
-        let mut generations: Vec<_> = entries.iter().filter_map(|entry| paths::claimed(&entry.path)).collect();
-        generations.sort_unstable();
-        Ok(generations)
+        let (begun, mut claimed): (Vec<_>, Vec<_>) =
+            entries.iter().filter_map(|entry| paths::of_generation(&entry.path)).partition(|(_, has_begun)| *has_begun);
+        claimed.sort_unstable();
+        let bare = |all: Vec<(Generation, bool)>| all.into_iter().map(|(generation, _)| generation);
+        Ok((bare(claimed).collect(), bare(begun).collect()))
     }
 
-    async fn read_claim(&self, generation: Generation) -> Result<Claim, ReadError> {
-        let path = paths::claim(generation);
-        let stored: StoredClaim = guarded::read(&path, "claim", &self.store.read(&path).await?)?;
-        if stored.claim.generation != generation {
-            let (expected, found) = (generation.to_string(), stored.claim.generation.to_string());
-            return Err(ReadError::Foreign { path, expected, found });
+    async fn read_claims(&self, generations: &[Generation]) -> Result<Vec<Claim>, ReadError> {
+        let mut claims = Vec::with_capacity(generations.len());
+        for generation in generations {
+            let path = paths::claim(*generation);
+            claims.push(parse(*generation, &path, &self.store.read(&path).await?)?);
         }
-        Ok(stored.claim)
+        Ok(claims)
     }
+}
+
+fn parse(generation: Generation, path: &str, bytes: &[u8]) -> Result<Claim, ReadError> {
+    let stored: StoredClaim = guarded::read(path, "claim", bytes)?;
+    if stored.claim.generation != generation {
+        let (expected, found) = (generation.to_string(), stored.claim.generation.to_string());
+        return Err(ReadError::Foreign { path: path.to_owned(), expected, found });
+    }
+    Ok(stored.claim)
 }

@@ -86,12 +86,8 @@ impl Checkpoints {
         check(manifest, found)?;
         let path = paths::manifest(id);
         let file = Bytes::from(guarded::write("manifest", manifest));
-        if let Err(error) = self.store.create(&path, file.clone()).await {
-            match self.store.read(&path).await {
-                Ok(committed) if committed == file => {}
-                Ok(_) => return Err(CommitError::Conflict { id }),
-                Err(_) => return Err(error.into()),
-            }
+        if self.create_or_find(&path, file).await?.is_some() {
+            return Err(CommitError::Conflict { id });
         }
         // A claim that came in between may not have seen it. One that comes from here on does.
         self.check_not_fenced(id).await

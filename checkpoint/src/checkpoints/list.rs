@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Checkpoints, ReadError};
-use crate::history::History;
 use crate::id::CheckpointId;
 use crate::paths;
 use crate::store::StoreError;
@@ -22,7 +21,7 @@ pub(super) struct Found {
 pub struct Listed {
     /// Its name.
     pub id: CheckpointId,
-    /// Whether it belongs to the surviving history: the newest claim continues from it or descends
+    /// Whether it belongs to the surviving history: the newest generation that has begun continues from it or descends
     /// from what does.
     pub in_history: bool,
     /// Bytes of all its files.
@@ -36,7 +35,7 @@ impl Checkpoints {
     /// [`ReadError`] when the store fails or a claim is damaged.
     pub async fn list(&self) -> Result<Vec<Listed>, ReadError> {
         let found = self.found().await?;
-        let history = History::new(&self.claims().await?);
+        let history = self.history(&found).await?;
         let listed = |id: &CheckpointId| Listed { id: *id, in_history: history.contains(*id), bytes: found.bytes[id] };
         Ok(found.committed.iter().map(listed).collect())
     }
@@ -46,8 +45,8 @@ impl Checkpoints {
     /// # Errors
     /// [`ReadError`] when the store fails or a claim is damaged.
     pub async fn newest(&self) -> Result<Option<CheckpointId>, ReadError> {
-        let committed: Vec<_> = self.found().await?.committed.into_iter().collect();
-        Ok(History::new(&self.claims().await?).newest(&committed))
+        let found = self.found().await?;
+        Ok(self.history(&found).await?.newest(&found.committed.iter().copied().collect::<Vec<_>>()))
     }
 
     pub(super) async fn found(&self) -> Result<Found, StoreError> {

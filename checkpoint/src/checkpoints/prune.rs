@@ -5,7 +5,6 @@ use thiserror::Error;
 
 use super::list::Found;
 use super::{Checkpoints, ReadError};
-use crate::history::History;
 use crate::id::CheckpointId;
 use crate::paths;
 use crate::retention::{Disposal, Retention, disposal};
@@ -89,7 +88,7 @@ impl Checkpoints {
         // What is there is looked at before the claims: a generation claimed in between makes nothing
         // look older than it is.
         let found = self.found().await?;
-        let history = History::new(&self.claims().await?);
+        let history = self.history(&found).await?;
         let disposal = disposal(&history, &found.bytes.keys().copied().collect(), &found.committed, retention);
         Ok(Plan { found, newest: history.newest_generation(), disposal })
     }

@@ -27,6 +27,7 @@ struct State {
     files: Vec<Content>,
     operations: u64,
     crash_at: Option<u64>,
+    fail_at: Option<u64>,
     lies: bool,
 }
 
@@ -55,6 +56,11 @@ impl ForgetfulDisk {
     /// operation fails until [`ForgetfulDisk::crash`].
     pub fn stop_at(&self, operation: u64) {
         self.state().crash_at = Some(operation);
+    }
+
+    /// Fails this one of the operations that change something, which then has no effect; those after it are as always.
+    pub fn fail_at(&self, operation: u64) {
+        self.state().fail_at = Some(operation);
     }
 
     /// Operations so far that changed something.
@@ -94,8 +100,16 @@ impl ForgetfulDisk {
 
     /// The state for an operation that changes something.
     fn change(&self) -> io::Result<MutexGuard<'_, State>> {
-        self.state().operations += 1;
-        self.running()
+        let number = {
+            let mut state = self.state();
+            state.operations += 1;
+            state.operations - 1
+        };
+        let state = self.running()?;
+        if state.fail_at == Some(number) {
+            return Err(io::Error::other("a planned fault"));
+        }
+        Ok(state)
     }
 
     fn running(&self) -> io::Result<MutexGuard<'_, State>> {

@@ -134,6 +134,11 @@ impl Store for FaultyStore {
         end("create", path, fault, self.inner.create(path, shortened(bytes, fault)).await?)
     }
 
+    async fn settle(&self, path: &str) -> Result<(), StoreError> {
+        let fault = self.begin("settle", path).await?;
+        end("settle", path, fault, self.inner.settle(path).await?)
+    }
+
     async fn put(&self, path: &str, bytes: Bytes) -> Result<(), StoreError> {
         let fault = self.begin("put", path).await?;
         end("put", path, fault, self.inner.put(path, shortened(bytes, fault)).await?)

@@ -95,6 +95,14 @@ impl<D: Disk> Store for LocalStore<D> {
         self.write_small(path, bytes, Existing::Refuse).await
     }
 
+    async fn settle(&self, path: &str) -> Result<(), StoreError> {
+        let path = path.to_owned();
+        self.blocking(move |inner| {
+            inner.sync_above(&inner.root.join(&path)).map_err(failed("sync the directory of", &path))
+        })
+        .await
+    }
+
     async fn put(&self, path: &str, bytes: Bytes) -> Result<(), StoreError> {
         self.write_small(path, bytes, Existing::Replace).await
     }

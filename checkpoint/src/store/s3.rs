@@ -91,6 +91,10 @@ impl Store for S3Store {
         created.map(drop).map_err(failed("create", path))
     }
 
+    async fn settle(&self, _: &str) -> Result<(), StoreError> {
+        Ok(()) // what can be read is durable
+    }
+
     async fn put(&self, path: &str, bytes: Bytes) -> Result<(), StoreError> {
         self.objects.put(&self.key(path), bytes.into()).await.map(drop).map_err(failed("write", path))
     }

@@ -1,11 +1,13 @@
 //! Crashes: the machine stops at every single operation on the disk and forgets what was not synced.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use halflife_checkpoint::faults::ForgetfulDisk;
 use halflife_checkpoint::store::LocalStore;
 use halflife_checkpoint::{CheckpointId, Checkpoints, Retention};
+use halflife_proto::ids::Generation;
 
 use crate::sample::{self, claim, id};
 
@@ -35,12 +37,14 @@ async fn try_live(disk: &ForgetfulDisk, acknowledged: &mut Acknowledged) -> Resu
     let checkpoints = open(disk).ok_or("crashed")?;
     checkpoints.claim(&claim(1, None)).await?;
     acknowledged.claims.push(1);
+    checkpoints.begin_generation(Generation(1)).await?;
     for step in [10, 20] {
         sample::commit(&checkpoints, id(step, 1), 2, step).await?;
         acknowledged.committed.push(id(step, 1));
     }
     checkpoints.claim(&claim(2, Some(id(20, 1)))).await?;
     acknowledged.claims.push(2);
+    checkpoints.begin_generation(Generation(2)).await?;
     sample::commit(&checkpoints, id(30, 2), 1, 30).await?;
     acknowledged.committed.push(id(30, 2));
     // From here on either may be there: pruning was asked for and not yet answered.
@@ -73,6 +77,7 @@ async fn resume(disk: &ForgetfulDisk) {
     let generation = checkpoints.claims().await.unwrap().last().map_or(1, |claim| claim.generation.0 + 1);
     let newest = checkpoints.newest().await.unwrap();
     checkpoints.claim(&claim(generation, newest)).await.unwrap();
+    checkpoints.begin_generation(Generation(generation)).await.unwrap();
     let manifest = sample::commit(&checkpoints, id(40, generation), 3, 40).await.unwrap();
     assert_eq!(sample::read_all(&checkpoints, &manifest).await.unwrap(), sample::blocks(40));
     checkpoints.prune(Retention { keep_last: 1, keep_every: 0 }).await.unwrap();
@@ -98,6 +103,55 @@ async fn a_crash_at_any_moment_leaves_whole_checkpoints_and_every_answer_true() 
             resume(&disk).await;
         }
     }
+}
+
+#[tokio::test]
+async fn what_succeeds_although_an_operation_failed_outlasts_a_crash() {
+    let undisturbed = ForgetfulDisk::default();
+    live(&undisturbed).await;
+    let mut went_on = 0;
+    for at in 0..undisturbed.operations() {
+        for seed in 0..SEEDS {
+            let disk = ForgetfulDisk::default();
+            disk.fail_at(at);
+            let mut acknowledged = Acknowledged::default();
+            went_on += u32::from(try_live(&disk, &mut acknowledged).await.is_ok());
+            disk.crash(seed);
+            let problems = problems(&disk, &acknowledged).await;
+            assert_eq!(problems, Ok(()), "operation {at} fails, seed {seed}, {acknowledged:?}");
+        }
+    }
+    assert!(went_on > 0, "an answer that is lost to a failing sync is looked for");
+}
+
+#[tokio::test]
+async fn a_generation_that_has_begun_has_begun_after_a_crash_and_what_it_left_behind_stays_behind() {
+    async fn live(disk: &ForgetfulDisk) -> Result<(), Box<dyn std::error::Error>> {
+        let checkpoints = open(disk).ok_or("crashed")?;
+        checkpoints.claim(&claim(1, None)).await?;
+        checkpoints.begin_generation(Generation(1)).await?;
+        for step in [10, 20] {
+            sample::commit(&checkpoints, id(step, 1), 1, step).await?;
+        }
+        checkpoints.claim(&claim(2, Some(id(10, 1)))).await?;
+        Ok(checkpoints.begin_generation(Generation(2)).await?)
+    }
+    let undisturbed = ForgetfulDisk::default();
+    live(&undisturbed).await.unwrap();
+    let (mut seen, operations) = (BTreeSet::new(), undisturbed.operations());
+    for at in operations - 30..=operations {
+        for seed in 0..SEEDS {
+            let disk = ForgetfulDisk::default();
+            disk.stop_at(at);
+            let has_begun = live(&disk).await.is_ok();
+            disk.crash(seed);
+            let newest = open(&disk).unwrap().newest().await.unwrap();
+            let expected = [Some(id(10, 1)), Some(id(20, 1)).filter(|_| !has_begun)];
+            assert!(expected.contains(&newest), "crash at operation {at}, seed {seed}: {newest:?}, begun: {has_begun}");
+            seen.insert((newest, has_begun));
+        }
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use halflife_checkpoint::{
     CheckpointId, Checkpoints, ClaimError, CommitError, NonceError, OpenError, PruneError, ReadError, Retention,
     RoomError, WriteError,
 };
-use halflife_proto::ids::ServerIndex;
+use halflife_proto::ids::{Generation, ServerIndex};
 
 use crate::sample::{self, claim, id, job};
 
@@ -143,6 +143,10 @@ async fn a_fenced_lead_neither_commits_nor_is_restored() {
     sample::commit(&racing, id(10, 1), 1, 1).await.unwrap();
     sample::commit(&racing, id(20, 1), 1, 2).await.unwrap();
     racing.claim(&claim(2, Some(id(10, 1)))).await.unwrap();
+    // Before it has begun, nothing is undone: it may find the commit when it looks once more, or never begin.
+    assert_eq!(racing.newest().await.unwrap(), Some(id(20, 1)));
+    racing.begin_generation(Generation(2)).await.unwrap();
+    racing.begin_generation(Generation(2)).await.unwrap();
     assert_eq!(racing.newest().await.unwrap(), Some(id(10, 1)));
     assert_eq!(listed(&racing).await, [(id(10, 1), true), (id(20, 1), false)]);
     sample::commit(&racing, id(15, 2), 1, 3).await.unwrap();
@@ -164,7 +168,11 @@ async fn pruning_deletes_what_nobody_restores_and_its_leftovers() {
     assert!(pruned.bytes > 4 * 4096);
     checkpoints.claim(&claim(2, Some(id(150, 1)))).await.unwrap();
     let pruned = checkpoints.prune(Retention { keep_last: 0, keep_every: 0 }).await.unwrap();
-    assert_eq!(pruned.checkpoints, [id(0, 1), id(100, 1), id(160, 1)]);
+    assert_eq!(pruned.checkpoints, [id(0, 1), id(100, 1)], "what is newest stays, and what is claimed to be continued");
+    assert_eq!(pruned.orphans, []);
+    checkpoints.begin_generation(Generation(2)).await.unwrap();
+    let pruned = checkpoints.prune(Retention { keep_last: 0, keep_every: 0 }).await.unwrap();
+    assert_eq!(pruned.checkpoints, [id(160, 1)]);
     assert_eq!(pruned.orphans, [id(170, 1)]);
     assert_eq!(listed(&checkpoints).await, [(id(150, 1), true)]);
     checkpoints.verify(id(150, 1)).await.unwrap();

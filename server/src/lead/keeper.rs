@@ -78,6 +78,12 @@ impl Keeper {
         self.keeping.plan.restore
     }
 
+    /// The job's settings so far, and the step from which each is in force.
+    #[must_use]
+    pub fn revisions(&self) -> &[SpecRevision] {
+        &self.revisions
+    }
+
     /// Times the job's settings were changed.
     #[must_use]
     pub fn spec_revision(&self) -> u64 {

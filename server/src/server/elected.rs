@@ -82,8 +82,7 @@ impl Ground {
                             self.keep_books(&mut life, candidacy, term);
                             return Ok(life);
                         }
-                        // One that was elected before claimed in its last moment. It knows no better yet.
-                        Err(ServerError::Begin(error)) if is_taken(&error) && begun.elapsed() < self.patience => {
+                        Err(ServerError::Begin(error)) if is_passing(&error) && begun.elapsed() < self.patience => {
                             warn!(%error, "trying to begin a later generation");
                         }
                         Err(error) => return Err(error),
@@ -154,8 +153,10 @@ impl Ground {
     }
 }
 
-fn is_taken(error: &BeginError) -> bool {
-    matches!(error, BeginError::Claim(ClaimError::Taken { .. }))
+/// One that was elected before claimed in its last moment, and knows no better yet; or this one's lease is over, and another
+/// may be elected.
+fn is_passing(error: &BeginError) -> bool {
+    matches!(error, BeginError::Claim(ClaimError::Taken { .. }) | BeginError::NotEntitled)
 }
 
 /// Who holds the blocks, once that is decided.

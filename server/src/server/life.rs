@@ -95,7 +95,8 @@ impl Ground {
         // Told once: what is damaged later is another matter.
         let latest_valid = latest_valid && before.is_none();
         let begin = recovery::Begin { incarnation, latest_valid, before, elected };
-        let Beginning { job, generation, keeper } = recovery::begin(spec, begin).await.map_err(Box::new)?;
+        let entitled = || !elected || self.candidacy.as_ref().is_none_or(Candidacy::holds_lease);
+        let Beginning { job, generation, keeper } = recovery::begin(spec, begin, entitled).await.map_err(Box::new)?;
         let is_new = keeper.as_ref().is_none_or(|keeper| keeper.restored().is_none());
         let initial_weights = spec.job.init_from.as_deref().filter(|_| is_new);
         let initial_weights = initial_weights.map(InitialWeights::load).transpose()?;

@@ -82,5 +82,6 @@ found! {
         Planted::InServer(InServer::ClosedBeyondTheEnd);
     a_quorum_that_is_not_resumed_is_found: KEEPS_QUORUM, Planted::InServer(InServer::QuorumNotResumed);
     a_late_commit_that_is_continued_is_found: KEEPS, Planted::InStore(InStore::LateCommitContinued);
+    a_claim_that_counts_at_once_is_found: KEEPS, Planted::InStore(InStore::ClaimCountsAtOnce);
     a_checkpoint_that_is_continued_and_thrown_away_is_found: KEEPS, Planted::InStore(InStore::ContinuedPruned);
 }

@@ -112,6 +112,7 @@ pub enum Transition {
     CommitRefused,
     ClaimFailed,
     ClaimTaken,
+    ClaimedAgain,
     PruneStopped,
 }
 

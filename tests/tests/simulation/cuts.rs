@@ -27,6 +27,13 @@ pub struct CutPromises {
     given_up: Option<Step>,
 }
 
+impl CutPromises {
+    /// Somebody was told that a step survives every crash.
+    pub fn tell(&mut self, step: Step) {
+        self.told = self.told.max(Some(step));
+    }
+}
+
 impl World<'_> {
     /// Whether a server takes part in the generation that is led now, or that a lead that stands still may yet commit
     /// something of, since no other has begun.
@@ -147,7 +154,7 @@ impl World<'_> {
         if !self.store.committed().contains(&id) {
             self.promises.fail(format!("P1: {step} is told to be durable, {id} is not committed"));
         }
-        self.promises.cuts.told = self.promises.cuts.told.max(Some(step));
+        self.promises.cuts.tell(step);
     }
 
     pub(crate) fn note_checkpoint_ended(&mut self, step: Step, error: Option<&str>) {

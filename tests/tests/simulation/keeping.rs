@@ -4,7 +4,6 @@
 //! A request that is under way when its sender dies may still be carried out, long after: so a manifest of a
 //! generation that is over comes into being, which nobody may ever go on from.
 
-use halflife_checkpoint::history::History;
 use halflife_checkpoint::retention::{Disposal, disposal};
 use halflife_checkpoint::{CheckpointId, Claim};
 use halflife_proto::ids::{Generation, ServerIndex, Step};
@@ -61,11 +60,19 @@ pub enum Deed {
         server: usize,
         life: u64,
     },
-    /// Who is to lead reads what there is, claims a generation, and has written its nonce.
+    /// Who is to lead reads what there is, claims a generation, looks once more, begins it, and has written its nonce.
     Begin {
         life: u64,
     },
     Claim {
+        life: u64,
+        claim: Claim,
+    },
+    LookAgain {
+        life: u64,
+        claim: Claim,
+    },
+    Begun {
         life: u64,
         claim: Claim,
     },
@@ -86,8 +93,10 @@ impl World<'_> {
         match deed {
             Deed::Part { server, life, id, part } => self.part_written(server, life, id, part),
             Deed::Look { life, generation, written } => self.look_before_commit(life, generation, written),
-            Deed::Create { life, generation, written, is_late } => {
-                self.create_manifest(life, generation, written, is_late);
+            Deed::Create { life, .. } => {
+                if let Some(Deed::Create { life, generation, written, is_late }) = self.behind_former_lead(life, deed) {
+                    self.create_manifest(life, generation, written, is_late);
+                }
             }
             Deed::Ended { life, step, error } => self.checkpoint_ended(life, step, error),
             Deed::Prune { life } => self.look_what_may_go(life),
@@ -95,6 +104,8 @@ impl World<'_> {
             Deed::Read { server, life } => self.blocks_read(server, life),
             Deed::Begin { life } => self.choose_checkpoint(life),
             Deed::Claim { life, claim } => self.claim_generation(life, claim),
+            Deed::LookAgain { life, claim } => self.look_once_more(life, claim),
+            Deed::Begun { life, claim } => self.generation_begun(life, claim),
             Deed::Nonce { life, claim } => self.begin_to_lead(life, &claim),
         }
         let servers = self.servers.len();
@@ -206,7 +217,9 @@ impl World<'_> {
         self.trace.note(self.now, &[13, id.step.0, id.generation.0], || format!("store: {id} is committed"));
         let is_struck = self.lead.life == life && self.server_reached(ServerPoint::AfterManifest, 0);
         if !is_alone && !is_struck {
-            self.ask_store(Deed::Ended { life, step, error: None });
+            // Who commits looks at the claims once more.
+            let error = is_over.then(|| format!("{id} is fenced"));
+            self.ask_store(Deed::Ended { life, step, error });
         }
     }
 
@@ -228,7 +241,7 @@ impl World<'_> {
         let Some(generation) = self.store.newest_generation().filter(|_| self.lead.life == life) else { return };
         let Some(kept) = &self.scenario.job.checkpoints else { return };
         let found = self.store.kept.keys().copied().collect();
-        let history = History::new(&self.store.claims);
+        let history = self.store.history();
         let disposal = disposal(&history, &found, &self.store.committed(), kept.retention);
         if disposal != Disposal::default() {
             self.ask_store(Deed::Delete { life, generation, disposal });

@@ -218,6 +218,9 @@ impl World<'_> {
             from_step: chosen.map_or(Step(1), |id| id.step.next()),
         };
         self.ask_store(Deed::Claim { life, claim });
+        if self.random.once_in(2) {
+            self.former_lead_creates_its_manifest();
+        }
         self.server_reached(ServerPoint::Claiming, 0);
     }
 
@@ -246,6 +249,32 @@ impl World<'_> {
             format!("store: {generation} is claimed, and continues {:?}", claim.continues)
         });
         if !self.server_reached(ServerPoint::Claimed, 0) {
+            self.ask_store(Deed::LookAgain { life, claim });
+        }
+    }
+
+    /// What was committed before the claim may have been told as durable.
+    pub(crate) fn look_once_more(&mut self, life: u64, claim: Claim) {
+        if self.lead.life != life || !self.servers[0].is_up {
+            return;
+        }
+        let newest = self.store.newest();
+        if newest == claim.continues {
+            return self.ask_store(Deed::Begun { life, claim });
+        }
+        self.coverage.pass(Transition::ClaimedAgain);
+        let from_step = newest.map_or(Step(1), |id| id.step.next());
+        let claim = Claim { generation: claim.generation.next(), continues: newest, from_step, ..claim };
+        self.ask_store(Deed::Claim { life, claim });
+    }
+
+    pub(crate) fn generation_begun(&mut self, life: u64, claim: Claim) {
+        let is_there = self.lead.life == life && self.servers[0].is_up;
+        if !is_there && self.random.once_in(2) {
+            return; // it never arrived
+        }
+        self.store.begin(&claim);
+        if is_there {
             self.ask_store(Deed::Nonce { life, claim });
         }
     }

@@ -111,6 +111,8 @@ pub fn plan_server_faults(end: u64, random: &mut Random) -> Vec<PlannedServerFau
             ServerPoint::BeforeManifest if random.once_in(3) => ServerFault::FullStore,
             // A lead that stands still is told meanwhile that all is written.
             ServerPoint::CutTaken | ServerPoint::PartWritten if random.once_in(2) => ServerFault::PauseLead,
+            // Or stands still with the claims looked at and the manifest not there.
+            ServerPoint::BeforeManifest if random.once_in(3) => ServerFault::PauseLead,
             // Whoever is at the point is who dies.
             _ => random.pick(&[ServerFault::Crash, ServerFault::Crash, ServerFault::CrashLead, ServerFault::PowerCut]),
         };

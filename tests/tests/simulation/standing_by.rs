@@ -21,6 +21,9 @@ pub struct FormerLead {
     life: u64,
     links: Vec<Option<u64>>,
     reports: Vec<(usize, Report)>,
+    is_still: bool,
+    /// The manifest that it was about to create.
+    held: Option<Deed>,
 }
 
 impl World<'_> {
@@ -31,7 +34,8 @@ impl World<'_> {
         }
         let state = std::mem::replace(&mut self.lead.state, LeadState::new(self.scenario.job.settings(None)));
         let (generation, life, links) = (self.lead.generation, self.lead.life, self.lead.links.clone());
-        self.former_lead = Some(FormerLead { state, generation, life, links, reports: Vec::new() });
+        let (reports, is_still, held) = (Vec::new(), true, None);
+        self.former_lead = Some(FormerLead { state, generation, life, links, reports, is_still, held });
         self.crash_server(0);
         self.queue.push(self.now + lasts_us, Event::FormerLeadGoesOn(life));
     }
@@ -45,7 +49,9 @@ impl World<'_> {
 
     /// It goes on, and acts upon what it has been told.
     pub(crate) fn former_lead_goes_on(&mut self, life: u64) {
+        self.former_lead_creates_its_manifest();
         let Some(former) = self.former_lead.as_mut().filter(|former| former.life == life) else { return };
+        former.is_still = false;
         let mut effects = Vec::new();
         for (server, report) in std::mem::take(&mut former.reports) {
             let index = ServerIndex(server as u32);
@@ -75,14 +81,38 @@ impl World<'_> {
         self.former_lead.as_ref().is_some_and(|former| former.generation == generation)
     }
 
+    /// What a lead that stands still was about to create waits with it; a deed that does not.
+    pub(crate) fn behind_former_lead(&mut self, life: u64, deed: Deed) -> Option<Deed> {
+        match self.former_lead.as_mut().filter(|former| former.life == life && former.is_still) {
+            Some(former) => {
+                former.held = Some(deed);
+                None
+            }
+            None => Some(deed),
+        }
+    }
+
+    /// It had looked at the claims before it stood still, and does not look again.
+    pub(crate) fn former_lead_creates_its_manifest(&mut self) {
+        let Some(former) = &mut self.former_lead else { return };
+        if let Some(deed) = former.held.take() {
+            former.is_still = false;
+            self.queue.push(self.now + self.random.below(300), Event::Store(Box::new(deed)));
+        }
+    }
+
     /// Whether it is the lead, or believes to be, whose life this is.
     pub(crate) fn believes_to_lead(&self, life: u64) -> bool {
         self.lead.life == life || self.former_lead.as_ref().is_some_and(|former| former.life == life)
     }
 
-    /// The former lead hears what became of its commit; it may say so to nobody.
+    /// The former lead hears what became of its commit. Were it only cut off from the others' lead, it would say so to its
+    /// servers.
     pub(crate) fn former_checkpoint_ended(&mut self, life: u64, step: Step, error: Option<String>) {
         if let Some(former) = self.former_lead.as_mut().filter(|former| former.life == life) {
+            if error.is_none() {
+                self.promises.cuts.tell(step);
+            }
             former.state.checkpoint_ended(step, error);
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Promises what `halflife_checkpoint` asks of a store: a claim and a manifest are created once and whole or not at all.
 //! A part is whole only once its writer was told so; what a crash cuts off is gone, damaged, or there all the same.
-//! It knows beside that which checkpoint survives, by a reckoning of its own: the last one whose generation was the
-//! newest claimed when it was committed, or else the one that the newest claim continues.
+//! It knows beside that which checkpoint survives, by a reckoning of its own: the last one that was committed while no
+//! later generation had begun, or else the one that the newest generation continued when it began.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -91,6 +91,7 @@ pub struct Kept {
 #[derive(Debug, Default)]
 pub struct Store {
     pub claims: Vec<Claim>,
+    begun: BTreeSet<Generation>,
     pub kept: BTreeMap<CheckpointId, Kept>,
     pub slow_until: u64,
     pub full_until: u64,
@@ -121,7 +122,14 @@ impl Store {
 
     /// What a lead that begins continues, as the product decides it.
     pub fn newest(&self) -> Option<CheckpointId> {
-        History::new(&self.claims).newest(&self.committed().into_iter().collect::<Vec<_>>())
+        self.history().newest(&self.committed().into_iter().collect::<Vec<_>>())
+    }
+
+    /// What the claims tell.
+    pub fn history(&self) -> History {
+        let committed = self.committed();
+        let has_committed = |generation| committed.iter().any(|id| id.generation == generation);
+        History::new(&self.claims, |generation| self.begun.contains(&generation) || has_committed(generation))
     }
 
     /// What it has to continue.
@@ -134,9 +142,21 @@ impl Store {
         if self.claims.iter().any(|known| known.generation == claim.generation) {
             return false;
         }
-        self.surviving = claim.continues;
         self.claims.push(claim);
         true
+    }
+
+    /// A claimed generation begins.
+    pub fn begin(&mut self, claim: &Claim) {
+        if !self.is_over(claim.generation) {
+            self.surviving = claim.continues;
+        }
+        self.begun.insert(claim.generation);
+    }
+
+    /// Whether a later generation has begun.
+    fn is_over(&self, generation: Generation) -> bool {
+        self.begun.last().is_some_and(|begun| *begun > generation)
     }
 
     /// A part is there from now on.
@@ -162,11 +182,11 @@ impl Store {
         })
     }
 
-    /// Commits; whether its generation was over by then.
+    /// Commits; whether a later generation was claimed by then.
     pub fn commit(&mut self, id: CheckpointId, manifest: StoredManifest) -> bool {
         self.kept.entry(id).or_default().manifest = Some(manifest);
         let is_late = self.newest_generation() > Some(id.generation);
-        if !is_late {
+        if !self.is_over(id.generation) {
             self.surviving = self.surviving.filter(|known| known.generation == id.generation).max(Some(id));
         }
         is_late
