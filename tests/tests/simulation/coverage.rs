@@ -100,6 +100,7 @@ pub enum Transition {
     LeadLost,
     WentBack,
     Claimed,
+    ClaimedAgain,
     Begun,
     BegunAnew,
     GoesOn,
@@ -112,13 +113,12 @@ pub enum Transition {
     CommitRefused,
     ClaimFailed,
     ClaimTaken,
-    ClaimedAgain,
     PruneStopped,
 }
 
 impl Transition {
     /// Those that must not be missed.
-    pub const ALL: [Transition; 79] = [
+    pub const ALL: [Transition; 80] = [
         Transition::Registered,
         Transition::ServerLost,
         Transition::Halted,
@@ -191,6 +191,7 @@ impl Transition {
         Transition::LeadLost,
         Transition::WentBack,
         Transition::Claimed,
+        Transition::ClaimedAgain,
         Transition::Begun,
         Transition::BegunAnew,
         Transition::GoesOn,
