@@ -1,6 +1,5 @@
 //! A real etcd, alone on ports of its own.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::needed::program;
+use crate::port::free_port;
 
 /// Longest that it may take to answer.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -95,10 +95,4 @@ fn launch(data: &Path, client_port: u16, peer_port: u16) -> Child {
     command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("etcd starts")
-}
-
-/// A port that nobody had a moment ago.
-#[must_use]
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }

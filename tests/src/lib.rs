@@ -4,6 +4,7 @@
 //! - [`tool`]: a client of the bare contract, written against the generated code alone, so that the
 //!   tests do not trust the SDK to speak for them. [`small_job`]: a job that it can follow by hand.
 //! - [`process`]: the real binaries as real processes.
+//! - [`port`]: free ports, for those who must know them beforehand.
 //! - [`etcd`]: a real etcd. [`needed`]: programs of others, and what is said where they are missing.
 //! - [`proxy`]: a link between them that can be cut, stalled in either direction, and slowed down.
 //!
@@ -15,6 +16,7 @@ pub mod dice;
 pub mod etcd;
 pub mod needed;
 mod output;
+pub mod port;
 pub mod process;
 pub mod proxy;
 pub mod small_job;

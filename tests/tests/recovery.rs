@@ -20,6 +20,7 @@ use halflife_checkpoint::{CheckpointManifest, Checkpoints};
 use halflife_proto::membership::Operation;
 use halflife_proto::v1;
 use halflife_tests::dice::Dice;
+use halflife_tests::port::free_port;
 use halflife_tests::process::{Process, root};
 use halflife_tests::tool;
 use moto::Moto;
@@ -144,9 +145,8 @@ impl Job {
     async fn start(kind: &Kind, directory: &Path, mut dice: Option<&mut Dice>) -> Job {
         let mut point = |name| dice.as_deref_mut().and_then(|dice| point(name, dice));
         let endless = kind.arguments(&["--set", "job.steps=1000000", "--listen", "127.0.0.1:0"]);
-        // Only to find a free port, at which the lead is from then on.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-        let address = format!("127.0.0.1:{port}");
+        // Where the lead is, also when it is started again.
+        let address = format!("127.0.0.1:{}", free_port());
         let lead_url = format!("http://{address}");
         let lead: Vec<String> =
             endless.iter().map(|text| if text == "127.0.0.1:0" { address.clone() } else { text.clone() }).collect();

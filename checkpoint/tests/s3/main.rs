@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod moto;
+#[path = "../../../tests/src/port.rs"]
+mod port;
 mod proxy;
 #[path = "../checkpoints/sample.rs"]
 mod sample;
@@ -12,6 +14,7 @@ use halflife_checkpoint::store::{PART_BYTES, S3Store, Store, StoreError, parts};
 use halflife_checkpoint::{Checkpoints, ClaimError, ReadError, Retention};
 
 use moto::Moto;
+use port::free_port;
 use proxy::{Mischief, Plan, Proxy};
 use sample::{claim, id};
 

@@ -1,13 +1,15 @@
 //! A moto server as a child process: an S3 to test against. Ended, by its handle, with the test.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use halflife_checkpoint::store::S3Store;
+
+use super::free_port;
 
 /// Starting Python on a busy machine takes its time.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -31,7 +33,7 @@ pub struct Moto {
 impl Moto {
     pub fn start() -> Moto {
         // Free when asked; should another process take it meanwhile, the server ends and the test fails.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut process = Command::new(&*SERVER)
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdout(Stdio::null())

@@ -1,9 +1,10 @@
 //! `halflife-server healthcheck`: exit code and one line, whatever answers or does not.
 
 use std::io::Read as _;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use halflife_tests::port::free_port;
 use halflife_tests::process::Process;
 use tempfile::TempDir;
 
@@ -11,7 +12,7 @@ use super::{example, fails, server};
 
 /// Where nobody listens.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 #[test]

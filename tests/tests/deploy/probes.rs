@@ -1,9 +1,9 @@
 //! What the probes ask, a server answers.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::time::Duration;
 
+use halflife_tests::port::free_port;
 use halflife_tests::process::{Process, root};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
@@ -21,9 +21,7 @@ async fn asked(channel: Channel, service: &str) -> ServingStatus {
 
 #[tokio::test]
 async fn a_server_that_waits_for_its_part_lives_and_is_not_ready() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let listen = listener.local_addr().expect("an address").to_string();
-    drop(listener);
+    let listen = format!("127.0.0.1:{}", free_port());
     let _server = Process::start("halflife-server", &["--listen", &listen, "--lead", "http://127.0.0.1:1"]);
     let endpoint = Endpoint::from_shared(format!("http://{listen}")).expect("a URL");
     let mut attempts = 0;
