@@ -2,11 +2,12 @@
 //! whether they are threads or processes (promise P2).
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use halflife_proto::ids::{Generation, JobId};
 use halflife_proto::job::JobDescription;
+use halflife_tests::operator::begin_together;
 use halflife_tests::process::{Finished, Process, root};
 use halflife_worker::computation::Computation;
 use serde_json::Value;
@@ -62,21 +63,16 @@ fn processes(workers: usize, servers: usize, settings: &[&str]) -> Vec<String> {
     let job = job();
     let arguments = ["--config", &job, "--set", "job.steps=200", "--set", "job.slots=8", "--set", &count];
     let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
-    let (lead, url) = Process::server(&[&arguments[..], &settings].concat());
-    let mut all = vec![lead];
-    for _ in 1..servers {
-        all.push(Process::server(&["--lead", &url]).0);
-    }
+    let (mut lead, url) = Process::server(&[&arguments[..], &settings].concat());
+    let mut all: Vec<_> = (1..servers).map(|_| Process::server(&["--lead", &url]).0).collect();
     let reports: Vec<_> = (0..workers).map(|worker| directory.path().join(format!("{worker}.json"))).collect();
-    let workers: Vec<_> = reports
-        .iter()
-        .map(|path| {
-            Process::start("halflife-worker", &["train", "--server", &url, "--report", path.to_str().expect("a path")])
-        })
-        .collect();
-    for worker in workers {
+    let start = |path: &PathBuf| {
+        Process::start("halflife-worker", &["train", "--server", &url, "--report", path.to_str().expect("a path")])
+    };
+    for worker in begin_together(&mut lead, &url, || reports.iter().map(start).collect()) {
         succeeded(&worker.finish());
     }
+    all.push(lead);
     for server in all {
         let finished = server.finish();
         succeeded(&finished);
@@ -234,12 +230,12 @@ fn norms_over_tensors_and_the_model_change_no_bit_either() {
 
 #[test]
 fn workers_that_die_leave_and_join_change_no_bit() {
-    workers_come_and_go(3000, &[SMALL_BLOCKS]);
+    workers_come_and_go(1500, &[SMALL_BLOCKS]);
 }
 
 #[test]
 fn workers_that_die_leave_and_join_change_no_bit_of_a_bf16_wire_either() {
-    workers_come_and_go(2000, &[SMALL_BLOCKS, "wire.gradients=bf16", "wire.weights=bf16"]);
+    workers_come_and_go(600, &[SMALL_BLOCKS, "wire.gradients=bf16", "wire.weights=bf16"]);
 }
 
 /// Workers that are killed, told to go, and come in between do not change a bit.
@@ -256,11 +252,13 @@ fn workers_come_and_go(steps: u32, settings: &[&str]) {
     let expected = digest(&report(&path));
 
     let membership =
-        ["--set", "membership.heartbeat_ms=50", "--set", "membership.lease_ms=300", "--set", "job.servers=2"];
+        ["--set", "membership.heartbeat_ms=50", "--set", "membership.lease_ms=1000", "--set", "job.servers=2"];
     let (mut lead, url) = Process::server(&[&settings[..], &membership].concat());
     let (follower, _) = Process::server(&["--lead", &url]);
     let worker = || Process::start("halflife-worker", &["train", "--server", &url]);
-    let reporting = Process::start("halflife-worker", &["train", "--server", &url, "--report", shown]);
+    // Slow enough for the job to last until the others have come and gone.
+    let slowly = ["train", "--server", &url, "--delay-ms", "5", "--report", shown];
+    let reporting = Process::start("halflife-worker", &slowly);
     lead.wait_for_line("a worker has joined");
     let killed = worker();
     lead.wait_for_line("a worker has joined");
@@ -269,7 +267,7 @@ fn workers_come_and_go(steps: u32, settings: &[&str]) {
     std::thread::sleep(Duration::from_millis(200));
     killed.signal("KILL");
     assert!(!killed.finish().status.success());
-    lead.wait_for_line("was silent for over 300 ms");
+    lead.wait_for_line("was silent for over 1000 ms");
     let late = worker();
     lead.wait_for_line("a worker has joined");
     leaving.signal("TERM");

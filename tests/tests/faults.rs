@@ -115,8 +115,13 @@ impl Job {
         }
     }
 
-    /// Ends the job in good order; checks that all agree, with a run that nobody disturbed too.
+    /// Ends the job in good order once every worker has joined; checks that all agree, with a run that nobody disturbed too.
     async fn end(mut self) {
+        // The dead are members until their leases end.
+        sleep(2 * LEASE).await;
+        while self.status().await.workers.len() != WORKERS {
+            sleep(Duration::from_millis(5)).await;
+        }
         self.control.operate(v1::OperateRequest::from(Operation::Stop)).await.expect("the lead ends the job");
         let mut found: Vec<(u64, String)> = Vec::new();
         for worker in self.workers {

@@ -178,10 +178,9 @@ impl Job {
         if let Some(status) = &status {
             assert_ne!(status.phase(), v1::Phase::Stopped, "{}", status.note);
             let generation = status.job.as_ref().map_or(0, |job| job.generation);
-            let restored = status.checkpoint.as_ref().and_then(|kept| kept.restored).map_or(0, |id| id.step);
             if let Some((at, before)) = self.broken
                 && generation > before
-                && status.step > restored
+                && status.step > restored_step(status)
             {
                 self.recoveries.push(now - at);
                 self.broken = None;
@@ -199,6 +198,16 @@ impl Job {
             self.broken.get_or_insert((Instant::now(), self.newest.0));
         }
     }
+}
+
+/// The checkpoint's step that this generation began with.
+fn restored_step(status: &v1::JobStatus) -> u64 {
+    status.checkpoint.as_ref().and_then(|kept| kept.restored).map_or(0, |id| id.step)
+}
+
+/// Whether every worker is at a step of this generation: one that has not joined yet would not see it end.
+fn all_work(status: &v1::JobStatus) -> bool {
+    status.workers.len() == WORKERS && status.workers.iter().all(|worker| worker.step > restored_step(status))
 }
 
 /// The final checkpoint at a place, verified.
@@ -270,9 +279,10 @@ async fn end(kind: &Kind, directory: &Path, mut job: Job) {
     }
     let begun = Instant::now();
     let more = loop {
-        let step = job.status().await.map_or(0, |status| status.step);
-        if step > 0 && begun.elapsed() > Duration::from_secs(2) {
-            break step;
+        let status = job.status().await.filter(all_work);
+        // The lease of whoever was killed is over by then.
+        if let Some(status) = status.filter(|_| begun.elapsed() > Duration::from_secs(2)) {
+            break status.step;
         }
         sleep(Duration::from_millis(20)).await;
     };
@@ -351,7 +361,7 @@ async fn a_job_that_is_killed_goes_on_with_other_numbers_of_servers_and_workers(
     let steps = ["--set", "job.steps=200"];
     // 1 -> 3 -> 2 servers, and other numbers of workers.
     for (numbers, until) in [((1, 2), 40), ((3, 1), 100)] {
-        let process = begin_local(path, numbers, &steps);
+        let process = begin_local(path, numbers, &[&steps[..], &["--delay-ms", "10"]].concat());
         wait_for_checkpoint(path, until).await;
         process.signal("KILL");
         assert_eq!(process.finish().status.signal(), Some(9));
@@ -441,7 +451,8 @@ async fn with_tickets_a_job_goes_on_from_a_drained_cut_and_tells_what_was_undone
             }
         }
         let made = status.as_ref().and_then(|status| status.checkpoint.clone()).is_some_and(|kept| kept.committed >= 2);
-        if made && job.broken.is_none() {
+        // Every worker is to be there for each loss.
+        if made && status.as_ref().is_some_and(all_work) && job.broken.is_none() {
             // A follower, then the lead, in turn.
             job.kept[1 - lost % 2].process.signal("KILL");
             while job.kept[1 - lost % 2].keep(|| None).is_none() {
@@ -452,8 +463,7 @@ async fn with_tickets_a_job_goes_on_from_a_drained_cut_and_tells_what_was_undone
         }
         sleep(Duration::from_millis(5)).await;
     }
-    while job.broken.is_some() {
-        job.status().await;
+    while !job.status().await.is_some_and(|status| all_work(&status)) || job.broken.is_some() {
         sleep(Duration::from_millis(5)).await;
     }
     let mut control = tool::control(&job.lead_url).await.expect("the lead listens");

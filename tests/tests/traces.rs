@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use halflife_proto::ids::{Generation, JobId, Step};
 use halflife_proto::trace::{Anchor, TraceId};
+use halflife_tests::operator::begin_together;
 use halflife_tests::process::{Process, root};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
@@ -148,9 +149,9 @@ async fn each_sampled_step_is_one_tree_across_all_processes() {
             let follower = Process::start("halflife-server", &[&following[..], &traced].concat());
             // Slow enough for both to take part for most of the time.
             let working = ["train", "--server", &lead_url, "--delay-ms", "5"];
-            let workers = [(); 2].map(|()| Process::start("halflife-worker", &[&working[..], &traced].concat()));
-            let ended = workers.map(Process::finish).into_iter().chain([lead.finish(), follower.finish()]);
-            ended.collect::<Vec<_>>()
+            let worker = |_| Process::start("halflife-worker", &[&working[..], &traced].concat());
+            let workers = begin_together(&mut lead, &lead_url, || (0..2).map(worker).collect());
+            workers.into_iter().chain([lead, follower]).map(Process::finish).collect::<Vec<_>>()
         }
     })
     .await

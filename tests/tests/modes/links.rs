@@ -66,7 +66,7 @@ async fn cut_links_lose_and_repeat_no_push(mode: &[&str]) {
     };
     let workers: Vec<_> = reports.iter().map(start).collect();
     let mut control = tool::control(&lead_url).await.expect("the lead listens");
-    after(&mut control, 20).await;
+    while after(&mut control, 20).await.workers.len() < WORKERS {}
     for round in 0..4 {
         for link in &links {
             match round {

@@ -6,8 +6,8 @@ mod contract;
 mod links;
 
 use std::path::Path;
-use std::time::Duration;
 
+use halflife_tests::operator::wait_until;
 use halflife_tests::process::{Finished, Process, root};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -96,12 +96,13 @@ fn a_killed_workers_tickets_are_void_and_the_job_finishes_with_the_same_weights_
     let (job, steps) = (job(), format!("job.steps={STEPS}"));
     let settings = ["--config", &job, "--set", &steps, "--set", "job.servers=2"];
     let mode = ["--set", "job.mode=bounded", "--set", "job.staleness=2"];
-    let membership = ["--set", "membership.heartbeat_ms=50", "--set", "membership.lease_ms=400"];
+    let membership = ["--set", "membership.heartbeat_ms=200", "--set", "membership.lease_ms=2000"];
     let (mut lead, url) = Process::server(&[&settings[..], &mode, &membership].concat());
     let (follower, _) = Process::server(&["--lead", &url]);
     // It holds its first ticket until it is killed.
     let killed = Process::start("halflife-worker", &["train", "--server", &url, "--delay-ms", "60000"]);
     lead.wait_for_line("a worker has joined");
+    wait_until(&url, "gives the first ticket", |status| status["tickets"]["granted"] == 1);
     let reports: Vec<_> = (0..2).map(|worker| directory.path().join(format!("{worker}.json"))).collect();
     let workers: Vec<_> = reports
         .iter()
@@ -113,7 +114,6 @@ fn a_killed_workers_tickets_are_void_and_the_job_finishes_with_the_same_weights_
     for _ in 0..2 {
         lead.wait_for_line("a worker has joined");
     }
-    std::thread::sleep(Duration::from_millis(300));
     killed.signal("KILL");
     assert!(!killed.finish().status.success());
     lead.wait_for_line("is void: its worker is gone");
