@@ -4,9 +4,9 @@
 
 mod fake;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fake::{FakeJob, Fault, SLOTS, assignment, manifest, options, refusal};
+use fake::{FakeJob, Fault, SLOTS, State, assignment, manifest, options, refusal};
 use halflife_client::{ClientError, Lead, Member, NodeGradient, NodeSum, SlotGradient, TensorSet, Work};
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::{Contribution, Payload};
@@ -30,6 +30,15 @@ fn node_gradient(member: &Member, node: SlotRange) -> NodeGradient {
         sum.add(SlotGradient { values, absent: TensorSet::new(), weight: 1.0 }).unwrap();
     }
     sum.finish().unwrap()
+}
+
+/// Waits until the fake job has seen so much.
+async fn until(job: &FakeJob, what: &str, is_so: impl Fn(&State) -> bool) {
+    let begun = Instant::now();
+    while !is_so(&job.state()) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "never {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 async fn next_work(member: &mut Member) -> Result<Work, ClientError> {
@@ -142,12 +151,13 @@ async fn slots_assigned_in_the_middle_of_a_step_are_computed_in_that_step() {
 async fn heartbeats_say_which_step_is_computed() {
     let job = FakeJob::start(3, &[(0, SLOTS)]).await;
     let mut member = job.join().await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until(&job, "a heartbeat", |state| !state.heartbeats.is_empty()).await;
     initialize(&mut member).await;
     expect_nodes(&mut member, 1, &[(0, SLOTS)]).await;
     contribute(&mut member, 1, &[(0, SLOTS)]).await;
     expect_nodes(&mut member, 2, &[(0, SLOTS)]).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let says_2 = |state: &State| state.heartbeats.last().is_some_and(|heartbeat| heartbeat.step == 2);
+    until(&job, "a heartbeat of step 2", says_2).await;
     let steps: Vec<_> = job.state().heartbeats.iter().map(|heartbeat| heartbeat.step).collect();
     assert_eq!((steps.first(), steps.last()), (Some(&0), Some(&2)));
     assert!(steps.is_sorted());
@@ -178,6 +188,9 @@ async fn a_nonfinite_slot_is_sent_so_for_every_block_that_changes() {
     sum.add(SlotGradient { values, absent: TensorSet::new(), weight: 1.0 }).unwrap();
     let gradient = sum.finish().unwrap();
     member.contribute(Step(1), node, gradient).await.unwrap();
+    let of_step_1 = |state: &State| state.contributions.iter().filter(|c| c.step == Step(1)).count();
+    until(&job, "all blocks", |state| of_step_1(state) >= 6).await;
+    // What should not be sent would come with them.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let state = job.state();
     let sent: Vec<_> = state.contributions.iter().filter(|c| c.step == Step(1)).collect();

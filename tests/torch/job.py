@@ -119,6 +119,11 @@ class Job:
     def checkpoint_now(self, step):
         """`checkpoint now`, which waits for this step to be made in the block, and has ended after it."""
         line = [f"{self.binaries}/halflife-server", "checkpoint", "now", "--lead", self.url, "--timeout", str(SECONDS)]
+        begun = time.monotonic()
+        # The lead hears of a step after its servers have made it.
+        while self.control.Status(control_pb2.StatusRequest()).step < step - 1:
+            assert time.monotonic() < begun + SECONDS, f"the lead never heard of step {step - 1}"
+            time.sleep(0.02)
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         begun = time.monotonic()
         while self.control.Status(control_pb2.StatusRequest()).checkpoint.under_way != step:

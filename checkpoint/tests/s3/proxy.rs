@@ -15,6 +15,8 @@ pub enum Mischief {
     LoseAnswer,
     /// The connection ends after so many bytes of the answer.
     CutAnswer(usize),
+    /// Each waits until the one before is answered.
+    InTurn,
 }
 
 /// Applies `mischief` to requests that begin with `start`, the first `times` of them.
@@ -37,12 +39,13 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let done = Arc::new(AtomicUsize::new(0));
         let (counter, left) = (done.clone(), Arc::new(Mutex::new(plan.times)));
+        let turn = Arc::new(Mutex::new(()));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let (plan, left, counter) = (plan.clone(), left.clone(), counter.clone());
+                let (plan, left, counter, turn) = (plan.clone(), left.clone(), counter.clone(), turn.clone());
                 std::thread::spawn(move || {
                     // An end that goes away ends the connection; that is all an error means here.
-                    let _ = serve(client, to, &plan, &left, &counter);
+                    let _ = serve(client, to, &plan, &left, &counter, &turn);
                 });
             }
         });
@@ -62,6 +65,7 @@ fn serve(
     plan: &Plan,
     left: &Mutex<usize>,
     counter: &AtomicUsize,
+    turn: &Mutex<()>,
 ) -> std::io::Result<()> {
     client.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut start = vec![0; 1 << 16];
@@ -74,6 +78,7 @@ fn serve(
         hit.then_some(plan.mischief)
     };
     counter.fetch_add(usize::from(mischief.is_some()), Ordering::SeqCst);
+    let _turn = matches!(mischief, Some(Mischief::InTurn)).then(|| turn.lock().unwrap());
     let mut server = TcpStream::connect(("127.0.0.1", to))?;
     if let Some(Mischief::CutRequest(bytes)) = mischief {
         server.write_all(&start[..bytes.min(start.len())])?;
