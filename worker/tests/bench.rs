@@ -144,7 +144,7 @@ mod processes {
     fn assert_ended(processes: &[u32]) {
         let begin = Instant::now();
         while processes.iter().any(|process| parent_of(*process).is_some()) {
-            assert!(begin.elapsed() < Duration::from_secs(2), "{processes:?}");
+            assert!(begin.elapsed() < Duration::from_secs(10), "{processes:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
