@@ -1,7 +1,7 @@
 //! `checkpoint now`: asks the lead for a checkpoint and follows the job's status until it is committed.
 //!
-//! The lead answers with a step no later than the checkpoint's; a committed one of that step or later was therefore made
-//! after the request. A lead that goes back meanwhile has forgotten the request.
+//! The lead answers with a step no later than the checkpoint's; a committed one of that step or later therefore holds all
+//! that was computed before the request. A lead that goes back meanwhile has forgotten the request.
 
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,8 @@ impl Request {
             return Err(CheckpointCommandError::GivenUp { step, why: kept.error.clone() });
         }
         match status.phase() {
+            // The last one is given up, and nothing more is written.
+            Phase::Finished => Err(CheckpointCommandError::GivenUp { step, why: kept.error.clone() }),
             Phase::Stopped => Err(CheckpointCommandError::Overtaken { step, found: standing(status) }),
             _ => Ok(None),
         }
@@ -114,6 +116,7 @@ mod tests {
         for (status, part) in [
             (status(9, None, 2, 2), "found it given up: no room"),
             (status(9, None, 1, 3), "went back to its last checkpoint"),
+            (JobStatus { phase: Phase::Finished.into(), ..status(9, None, 1, 2) }, "found it given up: no room"),
             (JobStatus { phase: Phase::Stopped.into(), ..status(9, None, 1, 2) }, "the job is stopped"),
             (JobStatus { checkpoint: None, ..status(9, None, 1, 2) }, "keeps no checkpoints"),
         ] {

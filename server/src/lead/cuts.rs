@@ -5,7 +5,8 @@
 //! *durable*. One cut is under way at a time: a store that is slower than the interval makes checkpoints rarer, never
 //! two at once. A server that is past the step says so and the cut moves to a later one, for all.
 //!
-//! Cuts fall on multiples of `every`, on the last step, and where a person asks for one. The first of a job that begins
+//! Cuts fall on multiples of `every`, on the last step, and where a person asks for one: on the next step, or, of a job
+//! that rests, on the one where it stands, unless that is durable already. The first of a job that begins
 //! is of step 0: nobody computes before it is durable, or has failed. In the asynchronous modes no ticket is
 //! given beyond the next cut's step until the tickets up to it are settled and every server has set its state aside;
 //! that pause is measured.
@@ -104,8 +105,16 @@ impl Cuts {
 
     // ---- what is to be cut ----
 
-    /// The step to order a cut of now, if any, in sync mode, where `complete` is the newest step complete everywhere.
-    pub fn order(&mut self, now: Duration, complete: Option<Step>) -> Option<Step> {
+    /// The soonest step that a cut can be of, in sync mode: the one to come, or the one that the job rests at.
+    fn soonest(&self, newest: Step, rest: Option<Step>) -> Step {
+        let next = newest.next().min(self.last);
+        // Workers may have begun a later one before they heard.
+        rest.map_or(next, |rest| next.min(rest.max(newest)))
+    }
+
+    /// The step to order a cut of now, if any, in sync mode, where `complete` is the newest step complete everywhere and
+    /// nobody computes beyond `rest`, if there is such a step.
+    pub fn order(&mut self, now: Duration, complete: Option<Step>, rest: Option<Step>) -> Option<Step> {
         if self.under_way.is_some() {
             return None;
         }
@@ -115,7 +124,8 @@ impl Cuts {
             Some(tried) if tried >= self.last => return None,
             Some(tried) => {
                 let newest = complete.unwrap_or(tried).max(tried);
-                if requested { newest.next().min(self.last) } else { self.due_after(newest) }
+                let soonest = self.soonest(newest, rest);
+                if requested && self.durable < Some(soonest) { soonest } else { self.due_after(newest) }
             }
         };
         Some(self.begin(now, step, requested))
@@ -124,7 +134,11 @@ impl Cuts {
     /// The same in the asynchronous modes: a cut is of all tickets that were given, once all are settled.
     pub fn order_settled(&mut self, now: Duration, granted: u64, settled: Step) -> Option<Step> {
         if self.tried.is_none() {
-            return self.under_way.is_none().then(|| self.begin(now, Step::ZERO, false));
+            if self.under_way.is_some() {
+                return None;
+            }
+            let requested = std::mem::take(&mut self.requested);
+            return Some(self.begin(now, Step::ZERO, requested));
         }
         if self.requested && self.under_way.is_none() {
             self.limit = Step(granted);
@@ -151,12 +165,23 @@ impl Cuts {
         step
     }
 
-    /// A person asks for one. Gives the step it will be of, or an earlier one than it will be.
-    pub fn request(&mut self, complete: Option<Step>) -> Step {
+    /// A person asks for one in sync mode, with what [`Cuts::order`] is told. Gives the step it will be of, or an earlier one
+    /// than it will be. Nothing is to be made where nothing was computed since the newest: then it is the newest's step.
+    pub fn request(&mut self, complete: Option<Step>, rest: Option<Step>) -> Step {
+        let soonest = match complete {
+            Some(complete) => self.soonest(complete, rest),
+            None => self.durable.unwrap_or(Step::ZERO),
+        };
+        if self.durable >= Some(soonest) {
+            return soonest;
+        }
         self.requested = self.tried < Some(self.last);
-        let soonest = complete.map_or(Step::ZERO, Step::next).min(self.last);
-        // What is set aside already may be older than what the person wants kept.
-        match self.under_way.as_ref().filter(|under_way| under_way.taken.is_empty()) {
+        match &self.under_way {
+            // What is set aside already may be older than what the person wants kept, unless the job rests.
+            Some(under_way) if !under_way.taken.is_empty() => {
+                self.requested &= rest.is_none() || under_way.step < soonest;
+                soonest
+            }
             Some(under_way) if under_way.step <= soonest || under_way.requested => {
                 self.requested = false;
                 under_way.step
@@ -168,6 +193,21 @@ impl Cuts {
             }
             None => soonest,
         }
+    }
+
+    /// The same in the asynchronous modes: it is of every ticket that was given, or of later ones too.
+    pub fn request_settled(&mut self, granted: u64) -> Step {
+        let given = Step(granted);
+        let newest = self.durable.max(self.under_way());
+        self.requested = newest < Some(given) && self.tried < Some(self.last);
+        given
+    }
+
+    /// Nobody computes beyond this step for now: one that a person waits for is to be ordered again if it is beyond.
+    pub fn rest(&mut self, rest: Step) {
+        let is_beyond =
+            |under_way: &mut UnderWay| under_way.requested && under_way.taken.is_empty() && under_way.step > rest;
+        self.requested |= self.under_way.take_if(is_beyond).is_some();
     }
 
     /// No ticket beyond this step for now; that many were given.
@@ -197,15 +237,19 @@ impl Cuts {
 
     // ---- what servers say ----
 
-    /// A server is past the step: the later one to cut instead.
-    pub fn passed(&mut self, step: Step, newest: Step) -> Option<Step> {
+    /// A server is past the step: the later one to cut instead. Where the job `rests` the others come to where it is.
+    pub fn passed(&mut self, step: Step, newest: Step, rests: bool) -> Option<Step> {
         let at_newest = newest.previous().map_or(Step::ZERO, |before| self.due_after(before));
         let last = self.last;
         let under_way = self.under_way.as_mut().filter(|under_way| under_way.step == step)?;
         under_way.moved += 1;
         // A step that a person waits for has no other reason to be ahead of the servers than this.
         let ahead = Step(newest.0.saturating_add(1 << under_way.moved.min(10))).min(last);
-        under_way.step = if under_way.requested { ahead } else { at_newest };
+        under_way.step = match under_way.requested {
+            true if rests => newest.min(last),
+            true => ahead,
+            false => at_newest,
+        };
         under_way.taken.clear();
         under_way.saved.clear();
         // Asking for the same again would only multiply what is asked. No server is past the last step (`shard/ending.rs`).
@@ -311,142 +355,5 @@ impl Cuts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Duration = Duration::ZERO;
-    const FILE: SavedFile = SavedFile { bytes: 1, header_bytes: 1, header_blake3: [0; 32], index_blake3: [0; 32] };
-
-    fn write(cuts: &mut Cuts, step: u64, servers: u32) {
-        for server in (0..servers).map(ServerIndex) {
-            cuts.taken(NOW, server, Step(step), servers as usize);
-        }
-        let mut all = None;
-        for server in (0..servers).map(ServerIndex) {
-            assert!(all.is_none());
-            all = cuts.saved(server, Step(step), FILE, servers as usize);
-        }
-        assert_eq!(all.map(|files| files.len()), Some(servers as usize));
-    }
-
-    fn commit(cuts: &mut Cuts, step: u64) {
-        write(cuts, step, 2);
-        assert!(cuts.ended(NOW, Step(step), None));
-        assert_eq!(cuts.durable(), Some(Step(step)));
-    }
-
-    #[test]
-    fn step_0_comes_first_then_multiples_then_the_last_step() {
-        let mut cuts = Cuts::new(10, Step(25), None);
-        assert_eq!((cuts.order(NOW, None), cuts.hold()), (Some(Step(0)), Some(Step(0))));
-        assert_eq!(cuts.order(NOW, Some(Step(0))), None, "one at a time");
-        commit(&mut cuts, 0);
-        assert_eq!(cuts.hold(), None);
-        for (complete, due) in [(0, 10), (17, 20), (20, 25)] {
-            assert_eq!(cuts.order(NOW, Some(Step(complete))), Some(Step(due)));
-            commit(&mut cuts, due);
-        }
-        assert!(cuts.is_settled() && cuts.order(NOW, Some(Step(25))).is_none());
-        assert_eq!(cuts.told().committed, 4);
-    }
-
-    #[test]
-    fn a_server_past_the_step_moves_the_cut_for_all() {
-        let mut cuts = Cuts::new(10, Step(100), Some(Step(0)));
-        assert_eq!(cuts.order(NOW, Some(Step(3))), Some(Step(10)));
-        assert!(!cuts.taken(NOW, ServerIndex(0), Step(10), 2));
-        assert_eq!(cuts.passed(Step(10), Step(11)), Some(Step(20)));
-        assert_eq!(cuts.passed(Step(10), Step(31)), None, "an answer to the earlier order");
-        assert_eq!(cuts.passed(Step(20), Step(30)), Some(Step(30)), "a block at a step can still be cut there");
-        assert!(cuts.saved(ServerIndex(0), Step(10), FILE, 1).is_none());
-        assert_eq!(cuts.passed(Step(30), Step(95)), Some(Step(100)));
-        commit(&mut cuts, 100);
-    }
-
-    #[test]
-    fn a_person_gets_one_of_a_step_ahead_of_the_servers() {
-        let mut cuts = Cuts::new(1000, Step(5000), Some(Step(0)));
-        assert_eq!(cuts.request(Some(Step(7))), Step(8));
-        assert_eq!(cuts.order(NOW, Some(Step(7))), Some(Step(8)));
-        assert_eq!(cuts.passed(Step(8), Step(9)), Some(Step(11)));
-        assert_eq!(cuts.passed(Step(11), Step(12)), Some(Step(16)));
-        commit(&mut cuts, 16);
-        assert_eq!(cuts.order(NOW, Some(Step(20))), Some(Step(1000)));
-        assert_eq!(cuts.request(Some(Step(21))), Step(22), "the regular one is far away");
-        assert_eq!(cuts.order(NOW, Some(Step(21))), Some(Step(22)));
-        assert_eq!(cuts.request(Some(Step(21))), Step(22), "the one ordered will do");
-        assert_eq!(cuts.order(NOW, Some(Step(21))), None);
-        commit(&mut cuts, 22);
-        assert_eq!(cuts.order(NOW, Some(Step(22))), Some(Step(1000)), "the regular one is not forgotten");
-    }
-
-    #[test]
-    fn one_that_fails_is_given_up_and_training_goes_on() {
-        let mut cuts = Cuts::new(10, Step(20), None);
-        cuts.order(NOW, None);
-        assert!(cuts.ended(NOW, Step(0), Some("no space".to_owned())));
-        assert_eq!((cuts.hold(), cuts.durable()), (None, None));
-        assert_eq!((cuts.told().failed, cuts.told().error.as_str()), (1, "no space"));
-        assert_eq!(cuts.order(NOW, Some(Step(0))), Some(Step(10)));
-        commit(&mut cuts, 10);
-        assert_eq!(cuts.told().error, "");
-        assert_eq!(cuts.order(NOW, Some(Step(10))), Some(Step(20)));
-        assert!(cuts.ended(NOW, Step(20), Some("no space".to_owned())) && cuts.is_settled());
-        assert_eq!(cuts.durable(), Some(Step(10)));
-    }
-
-    #[test]
-    fn a_job_that_ends_early_is_cut_at_its_last_step() {
-        let mut cuts = Cuts::new(10, Step(100), Some(Step(20)));
-        assert_eq!(cuts.order(NOW, Some(Step(22))), Some(Step(30)));
-        cuts.taken(NOW, ServerIndex(1), Step(30), 2); // its blocks never change
-        cuts.shorten(Step(23));
-        assert_eq!(cuts.order(NOW, Some(Step(23))), Some(Step(23)));
-        commit(&mut cuts, 23);
-        assert!(cuts.is_settled());
-    }
-
-    #[test]
-    fn a_last_checkpoint_that_was_given_up_is_tried_again_where_the_job_ends_early() {
-        let mut cuts = Cuts::new(10, Step(100), Some(Step(90)));
-        assert_eq!(cuts.order(NOW, Some(Step(92))), Some(Step(100)));
-        // A server whose blocks never change writes at once.
-        assert!(cuts.ended(NOW, Step(100), Some("no space".to_owned())));
-        cuts.shorten(Step(95));
-        assert!(!cuts.is_settled());
-        assert_eq!(cuts.order(NOW, Some(Step(95))), Some(Step(95)));
-        commit(&mut cuts, 95);
-        assert!(cuts.is_settled());
-    }
-
-    #[test]
-    fn tickets_stop_at_the_next_cut_until_it_is_taken() {
-        let at = Duration::from_millis;
-        let mut cuts = Cuts::new(10, Step(25), None);
-        assert_eq!(cuts.order_settled(at(0), 0, Step(0)), Some(Step(0)));
-        write(&mut cuts, 0, 2);
-        assert_eq!(cuts.limit(at(1), 0), Step(0), "step 0 must be durable first");
-        assert!(cuts.ended(at(2), Step(0), None));
-        assert_eq!(cuts.limit(at(2), 4), Step(10));
-        assert_eq!(cuts.order_settled(at(3), 10, Step(9)), None, "ticket 10 is open");
-        assert_eq!(cuts.limit(at(5), 10), Step(10));
-        assert_eq!(cuts.order_settled(at(9), 10, Step(10)), Some(Step(10)));
-        write(&mut cuts, 10, 2);
-        assert_eq!((cuts.limit(at(9), 10), cuts.told().pause), (Step(20), at(0)), "write takes it at once");
-        assert_eq!(cuts.order_settled(at(30), 20, Step(20)), None, "the one before is still being written");
-        assert_eq!(cuts.limit(at(30), 20), Step(25));
-        assert!(cuts.ended(at(31), Step(10), None));
-        assert_eq!(cuts.order_settled(at(40), 25, Step(25)), Some(Step(25)));
-    }
-
-    #[test]
-    fn a_person_may_ask_for_one_between_tickets() {
-        let mut cuts = Cuts::new(1000, Step(5000), Some(Step(0)));
-        cuts.request(Some(Step(6)));
-        assert_eq!(cuts.order_settled(NOW, 7, Step(6)), None);
-        assert_eq!(cuts.limit(NOW, 7), Step(7), "no further ticket");
-        assert_eq!(cuts.order_settled(NOW, 7, Step(7)), Some(Step(7)));
-        write(&mut cuts, 7, 1);
-        assert_eq!(cuts.limit(NOW, 7), Step(1000));
-    }
-}
+#[path = "cuts_tests.rs"]
+mod tests;

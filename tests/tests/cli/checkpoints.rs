@@ -157,6 +157,12 @@ fn a_checkpoint_on_demand_is_committed_when_the_command_ends() {
     let kept = listed["checkpoints"].as_array().unwrap();
     assert!(kept.iter().any(|entry| entry["id"] == name.as_str() && entry["step"].as_u64() > Some(0)), "{listed}");
 
+    // Of a job that rests, once: the second time it is there.
+    assert!(server(&["pause", "--lead", &url]).status.success());
+    let [first, second] = [(); 2].map(|()| server(&["checkpoint", "now", "--lead", &url, "--timeout", "20"]));
+    assert!(first.status.success(), "{}", first.stderr);
+    assert_eq!((second.stdout, second.stderr), (first.stdout, String::new()));
+
     let without = ["--config", &example("digits.toml"), "--set", "job.steps=1000000", "--set", "optimizer.lr=0.005"];
     let (_lead, url) = Process::server(&without);
     fails(&server(&["checkpoint", "now", "--lead", &url]), &["refused", "[checkpoint]"]);

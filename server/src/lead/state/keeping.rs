@@ -9,6 +9,7 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 
 use super::{Effect, LeadState, Phase, Written};
 use crate::lead::cuts::Cuts;
+use crate::lead::tickets::Tickets;
 use crate::planted::{Bug, planted};
 
 /// How a job keeps checkpoints, and which one it begins with.
@@ -92,9 +93,10 @@ impl LeadState {
         }
         let tickets = self.tickets().map(|tickets| (tickets.granted(), tickets.settled()));
         let spent = self.tickets().map(|tickets| (tickets.void(), tickets.torn()));
+        let rest = self.stands_at();
         let Some(cuts) = &mut self.cuts else { return Vec::new() };
         let step = match tickets {
-            None => cuts.order(now, complete),
+            None => cuts.order(now, complete, rest),
             Some((granted, settled)) => cuts.order_settled(now, granted, settled),
         };
         let Some(step) = step else { return Vec::new() };
@@ -118,12 +120,12 @@ impl LeadState {
     /// more, alone. Whoever has set its state aside has the right one, and might have a later one if it did so again: tickets are
     /// given again once all have.
     pub fn cut_passed(&mut self, index: ServerIndex, step: Step, newest: Step) -> Vec<Effect> {
-        let has_tickets = self.tickets().is_some();
+        let (has_tickets, rests) = (self.tickets().is_some(), self.stands_at().is_some());
         let Some(cuts) = self.cuts.as_mut().filter(|cuts| cuts.under_way() == Some(step)) else { return Vec::new() };
         if has_tickets {
             return vec![Effect::Order(index, Order::Cut(step))];
         }
-        cuts.passed(step, newest).map_or(Vec::new(), |later| self.order_cut(later, false))
+        cuts.passed(step, newest, rests).map_or(Vec::new(), |later| self.order_cut(later, false))
     }
 
     /// A server has set its state of the step aside.
@@ -189,13 +191,31 @@ impl LeadState {
     }
 
     pub(super) fn ask_for_checkpoint(&mut self) -> (Result<Step, Refusal>, Vec<Effect>) {
-        let complete = self.complete_step();
+        let (complete, rest) = (self.complete_step(), self.stands_at());
+        let granted = self.tickets().map(Tickets::granted);
         let Some(cuts) = &mut self.cuts else {
             let (expected, found) = ("a job file with [checkpoint]", "one without: the job keeps no checkpoints");
             return (Err(Refusal::mismatch(RefusalCause::Malformed, "checkpoint", expected, found)), Vec::new());
         };
-        let step = cuts.request(complete);
+        let step = match granted {
+            None => cuts.request(complete, rest),
+            Some(granted) => cuts.request_settled(granted),
+        };
         (Ok(step), self.look_for_cut())
+    }
+
+    /// Nobody computes beyond this step for now: a person wants it so, or there is nobody.
+    fn stands_at(&self) -> Option<Step> {
+        if self.workers.is_empty() { self.complete_step() } else { self.hold }
+    }
+
+    /// The operator lets the job rest after this step: a checkpoint that a person waits for is of none beyond.
+    pub(super) fn cut_before(&mut self, hold: Step) -> Vec<Effect> {
+        let rest = hold.max(self.complete_step().unwrap_or(hold));
+        if let Some(cuts) = self.cuts.as_mut() {
+            cuts.rest(rest);
+        }
+        self.look_for_cut()
     }
 
     /// The job ends with `last`, earlier than it was to.

@@ -32,7 +32,9 @@ impl LeadState {
         match operation {
             Operation::Pause => {
                 let hold = *self.hold.get_or_insert(under_way);
-                (Ok(hold), vec![Effect::HoldChanged])
+                let mut effects = vec![Effect::HoldChanged];
+                effects.extend(self.cut_before(hold));
+                (Ok(hold), effects)
             }
             Operation::Resume => {
                 self.hold = None;

@@ -211,6 +211,63 @@ fn a_checkpoint_on_demand_names_its_step_and_needs_a_store() {
 }
 
 #[test]
+fn a_checkpoint_on_demand_of_a_job_that_stands_still_is_of_where_it_stands_and_made_once() {
+    for (pauses, stands_at) in [(true, 3), (false, 2)] {
+        let mut state = begun();
+        complete_everywhere(&mut state, 0);
+        save(&mut state, 0);
+        state.checkpoint_ended(Step(0), None);
+        complete_everywhere(&mut state, 2);
+        if pauses {
+            assert_eq!(state.operate(Operation::Pause), (Ok(Step(3)), vec![Effect::HoldChanged]));
+            complete_everywhere(&mut state, 3);
+        } else {
+            state.leave(Incarnation(1));
+        }
+        let (step, effects) = state.operate(Operation::Checkpoint);
+        assert_eq!((step, orders(&effects)), (Ok(Step(stands_at)), vec![Order::Cut(Step(stands_at))]));
+        save(&mut state, stands_at);
+        state.checkpoint_ended(Step(stands_at), None);
+        assert_eq!(state.operate(Operation::Checkpoint), (Ok(Step(stands_at)), vec![]));
+    }
+}
+
+#[test]
+fn a_pause_orders_what_a_person_waits_for_anew_where_it_is_ordered_beyond() {
+    let mut state = begun();
+    complete_everywhere(&mut state, 0);
+    save(&mut state, 0);
+    state.checkpoint_ended(Step(0), None);
+    state.operate(Operation::Checkpoint).0.unwrap();
+    assert_eq!(orders(&state.cut_passed(ServerIndex(0), Step(1), Step(2))), [Order::Cut(Step(4))]);
+    complete_everywhere(&mut state, 1);
+    let (hold, effects) = state.operate(Operation::Pause);
+    assert_eq!((hold, orders(&effects)), (Ok(Step(2)), vec![Order::Cut(Step(2))]));
+}
+
+#[test]
+fn a_checkpoint_on_demand_between_tickets_is_of_those_that_were_given() {
+    let consistency = Consistency { mode: Mode::Async, ..Consistency::default() };
+    let mut state = LeadState::new(Settings { consistency, ..keeping(Some(4)) });
+    register(&mut state);
+    (0..2).for_each(|index| _ = state.placed(ServerIndex(index)));
+    complete_everywhere(&mut state, 4);
+    join(&mut state, 0, 1).0.unwrap();
+    assert_eq!(state.operate(Operation::Checkpoint), (Ok(Step(4)), vec![]), "it goes on from it");
+    assert_eq!(state.ticket(Incarnation(1), 1), Ok(TicketAnswer::Granted(Ticket(5))));
+    assert_eq!(state.operate(Operation::Checkpoint), (Ok(Step(5)), vec![]), "it is open");
+    let done = |state: &mut LeadState, index| {
+        state.pushes(ServerIndex(index), &PushesReport { done: vec![Ticket(5)], ..PushesReport::default() })
+    };
+    done(&mut state, 0);
+    assert_eq!(orders(&done(&mut state, 1)), [Order::Cut(Step(5))]);
+    state.operate(Operation::Pause).0.unwrap();
+    save(&mut state, 5);
+    state.checkpoint_ended(Step(5), None);
+    assert_eq!(state.operate(Operation::Checkpoint), (Ok(Step(5)), vec![]));
+}
+
+#[test]
 fn a_checkpoint_counts_no_ticket_that_was_void_after_it_was_set_aside() {
     let consistency = Consistency { mode: Mode::Async, ..Consistency::default() };
     let mut state = LeadState::new(Settings { consistency, ..keeping(Some(4)) });
