@@ -36,7 +36,8 @@ pub enum NonfinitePolicy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobSection {
-    /// For people; part of the job's id.
+    /// For people; part of the job's id and of its keys in etcd: 1 to 100 of the characters a-z, A-Z, 0-9, `-`, `_` and `.`,
+    /// the first not `.`.
     pub name: String,
     /// Everything random follows from it: initialization, sampling, splits.
     #[serde(default)]
@@ -98,14 +99,15 @@ fn default_block_elements() -> u64 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MembershipSection {
-    /// Time between a worker's heartbeats.
+    /// Time between a worker's heartbeats: from 1 to half the lease.
     pub heartbeat_ms: u64,
-    /// A worker not heard of for so long loses its slots to the others.
+    /// A worker not heard of for so long loses its slots to the others: 100 to 3,600,000.
     pub lease_ms: u64,
     /// In a job with checkpoints: how many servers will do for a generation, where not all come. All of them without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub servers_min: Option<u32>,
-    /// With `servers_min`: how long all servers are waited for, from when the lead begins a generation.
+    /// With `servers_min`, and only there: how long all servers are waited for, from when the lead begins a generation; 0 to
+    /// 86,400,000.
     pub server_wait_ms: u64,
 }
 
@@ -451,6 +453,51 @@ mod tests {
             ("servers_min = 2", "", "expected a [checkpoint] section too"),
         ] {
             let refused = parse(servers_min, checkpoint).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn names_and_times_have_their_ranges() {
+        let parse = |name: &str, membership: &str| {
+            let text = format!(
+                "[job]\nname = \"{name}\"\nsteps = 1\n[membership]\n{membership}\n[checkpoint]\nlocation = \"a\"\nevery = 1\n[optimizer]\nlr = 0.1"
+            );
+            JobSpec::parse("a job", &text, &[]).map_err(|error| error.to_string())
+        };
+        let longest = "n".repeat(100);
+        for name in ["j", "mxnet-0.7", "A_b.C-9", "-", &longest] {
+            assert_eq!(parse(name, "").unwrap().job.name, name);
+        }
+        let too_long = "n".repeat(101);
+        for name in
+            ["", ".", ".hidden", "../up", "a/b", "a b", "a\\nb", "a\\u0000", "a\\\\b", "\u{e4}", "a=b", &too_long]
+        {
+            let refused = parse(name, "").unwrap_err();
+            let expected = "job.name: expected 1 to 100 of the characters a-z, A-Z, 0-9, '-', '_' and '.', the first not '.', found \"";
+            assert!(refused.contains(expected), "{refused}");
+        }
+        let stored = "server_wait_ms = 30000"; // as in every job that is stored with a checkpoint
+        for membership in [
+            "heartbeat_ms = 50\nlease_ms = 100",
+            "heartbeat_ms = 1800000\nlease_ms = 3600000",
+            stored,
+            "servers_min = 1\nserver_wait_ms = 0",
+            "servers_min = 1\nserver_wait_ms = 86400000",
+        ] {
+            let spec = parse("j", membership).unwrap();
+            assert_eq!(JobSpec::parse("again", &spec.to_toml(), &[]).unwrap(), spec, "{membership}");
+        }
+        for (membership, why) in [
+            ("heartbeat_ms = 0", "membership.heartbeat_ms: expected 1 to 1800000, found 0"),
+            ("heartbeat_ms = 9223372036854775807", "expected 1 to 1800000, found 9223372036854775807"),
+            ("heartbeat_ms = 10\nlease_ms = 99", "membership.lease_ms: expected 100 to 3600000, found 99"),
+            ("lease_ms = 3600001", "membership.lease_ms: expected 100 to 3600000, found 3600001"),
+            ("lease_ms = 1999", "membership.lease_ms: expected at least twice heartbeat_ms (2000), found 1999"),
+            ("server_wait_ms = 5", "membership.server_wait_ms: expected none without servers_min, found 5"),
+            ("servers_min = 1\nserver_wait_ms = 86400001", "server_wait_ms: expected 0 to 86400000, found 86400001"),
+        ] {
+            let refused = parse("j", membership).unwrap_err();
             assert!(refused.contains(why), "{refused}");
         }
     }

@@ -7,6 +7,15 @@ use halflife_proto::wire::SLOTS_MAX;
 
 use super::{CheckpointSection, ConfigError, JobFile, JobSection, MembershipSection, SERVERS_MAX};
 
+/// Longest name of a job.
+const NAME_BYTES_MAX: usize = 100;
+/// Shortest lease: the lead looks every 50 ms who is silent.
+const LEASE_MS_MIN: u64 = 100;
+/// Longest lease, an hour: so long a dead worker's slots would wait.
+const LEASE_MS_MAX: u64 = 60 * 60 * 1000;
+/// Longest wait for servers, a day.
+const SERVER_WAIT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
 /// All that can be said before the optimizer is made.
 pub(super) fn check(origin: &str, file: &JobFile) -> Result<(), ConfigError> {
     check_ranges(origin, &file.job, &file.membership)?;
@@ -20,8 +29,9 @@ fn check_ranges(origin: &str, job: &JobSection, membership: &MembershipSection) 
     let out_of_range = |key, expected: String, found: String| {
         Err(ConfigError::OutOfRange { origin: origin.to_owned(), key, expected, found })
     };
-    if job.name.is_empty() || job.name.len() > 100 {
-        return out_of_range("job.name", "1 to 100 bytes".to_owned(), format!("{:?}", job.name));
+    if !is_name(&job.name) {
+        let expected = "1 to 100 of the characters a-z, A-Z, 0-9, '-', '_' and '.', the first not '.'".to_owned();
+        return out_of_range("job.name", expected, format!("{:?}", job.name));
     }
     if job.steps == 0 {
         return out_of_range("job.steps", "at least 1".to_owned(), job.steps.to_string());
@@ -36,14 +46,35 @@ fn check_ranges(origin: &str, job: &JobSection, membership: &MembershipSection) 
         let expected = format!("a power of two up to {BLOCK_ELEMENTS_MAX}");
         return out_of_range("job.block_elements", expected, job.block_elements.to_string());
     }
-    if membership.heartbeat_ms == 0 {
-        return out_of_range("membership.heartbeat_ms", "at least 1".to_owned(), "0".to_owned());
+    check_membership(membership).or_else(|(key, expected, found)| out_of_range(key, expected, found.to_string()))
+}
+
+/// The key that is out of its range, what was expected and what came.
+fn check_membership(membership: &MembershipSection) -> Result<(), (&'static str, String, u64)> {
+    let MembershipSection { heartbeat_ms, lease_ms, servers_min, server_wait_ms } = *membership;
+    if !(1..=LEASE_MS_MAX / 2).contains(&heartbeat_ms) {
+        return Err(("membership.heartbeat_ms", format!("1 to {}", LEASE_MS_MAX / 2), heartbeat_ms));
     }
-    if membership.lease_ms < 2 * membership.heartbeat_ms {
-        let expected = format!("at least twice heartbeat_ms ({})", 2 * membership.heartbeat_ms);
-        return out_of_range("membership.lease_ms", expected, membership.lease_ms.to_string());
+    if !(LEASE_MS_MIN..=LEASE_MS_MAX).contains(&lease_ms) {
+        return Err(("membership.lease_ms", format!("{LEASE_MS_MIN} to {LEASE_MS_MAX}"), lease_ms));
+    }
+    if lease_ms < 2 * heartbeat_ms {
+        return Err(("membership.lease_ms", format!("at least twice heartbeat_ms ({})", 2 * heartbeat_ms), lease_ms));
+    }
+    // Its default says nothing, and stands in every job that is stored with a checkpoint.
+    if servers_min.is_none() && server_wait_ms != MembershipSection::default().server_wait_ms {
+        return Err(("membership.server_wait_ms", "none without servers_min".to_owned(), server_wait_ms));
+    }
+    if server_wait_ms > SERVER_WAIT_MS_MAX {
+        return Err(("membership.server_wait_ms", format!("0 to {SERVER_WAIT_MS_MAX}"), server_wait_ms));
     }
     Ok(())
+}
+
+/// Safe as it is in a path, a key of etcd and a metric's label.
+fn is_name(name: &str) -> bool {
+    let is_fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_fit) && !name.starts_with('.')
 }
 
 /// Fewer servers will do only where what they hold can be read again.
