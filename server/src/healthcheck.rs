@@ -16,7 +16,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::operator::endpoint;
-use crate::socket_address;
+use crate::{socket_address, whole_number};
 
 /// What is asked about: the service that workers need of every server.
 const SERVICE: &str = "halflife.v1.Data";
@@ -31,7 +31,7 @@ pub struct HealthcheckArguments {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070", value_parser = socket_address::parse, env = "HALFLIFE_LISTEN")]
     listen: SocketAddr,
     /// How long the answer may take, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = whole_number::within::<u64>(1..=3600))]
     timeout: u64,
 }
 

@@ -16,8 +16,8 @@
 //! - [`operator`] is how a person looks at a job and acts on it; [`checkpoint_command`] is the same for its checkpoints,
 //!   and [`interchange`] takes weights and moments to PyTorch and back.
 //! - [`healthcheck`] asks a server whether it serves; [`signals`] is how both programs are told to end.
-//! - [`config`] reads the job file; [`explain`] says what it means, [`plan`] what it needs. [`byte_amount`] and
-//!   [`socket_address`] read parts of command lines. `registry` is the one file that touches dashmap.
+//! - [`config`] reads the job file; [`explain`] says what it means, [`plan`] what it needs. [`byte_amount`],
+//!   [`socket_address`] and [`whole_number`] read parts of command lines. `registry` is the one file that touches dashmap.
 
 pub mod allocator;
 pub mod block;
@@ -59,6 +59,7 @@ pub mod startup;
 pub mod step_edge;
 pub mod telemetry;
 mod ticket_set;
+pub mod whole_number;
 
 pub use config::{ConfigError, JobSpec};
 /// The optimizers, for programs that predict what a server computes.

@@ -19,7 +19,8 @@ use halflife_server::plan::{self, PlanArguments};
 use halflife_server::signals::{HeldSignals, Signal, first_signal};
 use halflife_server::startup::StartupArguments;
 use halflife_server::telemetry::TelemetryArguments;
-use halflife_server::{JobSpec, ServerOptions, byte_amount, io_threads, socket_address, start};
+use halflife_server::whole_number::{SECONDS_MAX, THREADS_MAX};
+use halflife_server::{JobSpec, ServerOptions, byte_amount, io_threads, socket_address, start, whole_number};
 use tracing_subscriber::EnvFilter;
 
 /// A server of a halflife job.
@@ -72,10 +73,10 @@ struct Arguments {
     #[arg(long, value_name = "PATH", env = "HALFLIFE_UNIX_SOCKET")]
     unix_socket: Option<PathBuf>,
     /// Threads for large updates. 0: one per core.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole_number::within::<usize>(0..=THREADS_MAX))]
     compute_threads: usize,
     /// Threads that move data. 0: one per four cores.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole_number::within::<usize>(0..=THREADS_MAX))]
     io_threads: usize,
     /// Bytes this server may use, such as 8G (K, M, G: powers of 1,024). A model or a worker that might take more is
     /// refused when it joins. 0: no bound.
@@ -86,7 +87,7 @@ struct Arguments {
     latest_valid: bool,
     /// How long a server tries to reach its lead, in seconds: at its start, and in a job with checkpoints whenever the
     /// lead is lost. With --etcd, how long it waits until one is elected.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = whole_number::within::<u64>(0..=SECONDS_MAX))]
     patience: u64,
     #[command(flatten)]
     telemetry: TelemetryArguments,

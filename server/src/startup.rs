@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::config::JobSpec;
 use crate::server::Part;
+use crate::whole_number;
 
 /// Who leads, as the command line says.
 #[derive(Debug, Default, clap::Args)]
@@ -34,7 +35,7 @@ pub struct StartupArguments {
         long,
         value_name = "SECONDS",
         default_value_t = 5,
-        value_parser = clap::value_parser!(u64).range(2..=3600),
+        value_parser = whole_number::within::<u64>(2..=3600),
         env = "HALFLIFE_ETCD_LEASE"
     )]
     pub etcd_lease: u64,
@@ -149,7 +150,7 @@ mod tests {
             ("--config f --servers http://a:1 --lead http://a:1", "cannot be used with"),
             ("--config f --etcd http://a:1 --servers http://a:1", "cannot be used with"),
             ("--config f --server-index 1", "--servers"),
-            ("--config f --etcd http://a:1 --etcd-lease 1", "2..=3600"),
+            ("--config f --etcd http://a:1 --etcd-lease 1", "expected 2 to 3600, found 1"),
             ("--config f --etcd a:1", "expected http://"),
             ("--config f --servers http://a:1 --server-index 1", "expected 0 to 0"),
             ("--config f --servers http://a:1,http://b:1", "expected --server-index N"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use halflife_server::telemetry::TelemetryArguments;
+use halflife_server::whole_number::{self, SECONDS_MAX, THREADS_MAX};
 
 use halflife_client::{EtcdPlace, JobKeys, Places, PlacesError};
 
@@ -13,6 +14,8 @@ use crate::bench_command::Bench;
 
 /// Longest that etcd may take to say who leads.
 const ETCD_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most workers of `local`, which share one process: each holds a model of its own.
+const LOCAL_WORKERS_MAX: u32 = 1024;
 
 /// Trains through halflife's servers.
 #[derive(Debug, Parser)]
@@ -49,7 +52,7 @@ impl Command {
 /// What a process of `bench` is started with; the rest comes as orders.
 #[derive(Debug, Args)]
 pub(crate) struct BenchProcess {
-    #[arg(long)]
+    #[arg(long, value_parser = whole_number::within::<usize>(0..=THREADS_MAX))]
     io_threads: usize,
 }
 
@@ -70,10 +73,10 @@ pub(crate) struct Train {
     #[arg(long, value_name = "NAME", env = "HALFLIFE_JOB")]
     job: Option<String>,
     /// How long to try to reach and join the job, and to reach lead and servers again when they are lost, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = whole_number::within::<u64>(0..=SECONDS_MAX))]
     patience: u64,
     /// Threads that move data. 0: one per four cores.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole_number::within::<usize>(0..=THREADS_MAX))]
     io_threads: usize,
     #[command(flatten)]
     slowness: Slowness,
@@ -115,7 +118,7 @@ pub(crate) struct Local {
     #[arg(long, value_name = "N")]
     servers: Option<u32>,
     /// Workers.
-    #[arg(long, value_name = "M", default_value = "1")]
+    #[arg(long, value_name = "M", default_value = "1", value_parser = whole_number::count(LOCAL_WORKERS_MAX))]
     pub(crate) workers: NonZeroU32,
     /// Steps of the whole run, instead of the job file's number.
     #[arg(long, value_name = "T")]

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use halflife_server::signals::Signal;
+use halflife_server::whole_number::{self, SECONDS_MAX, THREADS_MAX};
 use halflife_worker::bench::child::Running;
 use halflife_worker::bench::controller;
 use halflife_worker::bench::settings::Settings;
@@ -75,10 +76,10 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "KEY=VALUE")]
     compare: Vec<String>,
     /// Threads that move data, of each process. 0: one per four cores.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole_number::within::<usize>(0..=THREADS_MAX))]
     io_threads: usize,
     /// How long a worker tries to reach and join the job, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = whole_number::within::<u64>(0..=SECONDS_MAX))]
     patience: u64,
     /// Write everything that was found as JSON.
     #[arg(long, value_name = "FILE", conflicts_with = "sweep")]

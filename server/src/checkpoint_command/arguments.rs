@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::operator::LeadArguments;
+use crate::whole_number::{self, SECONDS_MAX};
 
 /// Make, list, inspect, verify, prune, export and import checkpoints.
 #[derive(Clone, Debug, Args)]
@@ -30,7 +31,7 @@ pub(super) struct NowArguments {
     #[command(flatten)]
     pub lead: LeadArguments,
     /// How long to wait, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = whole_number::within::<u64>(0..=SECONDS_MAX))]
     pub timeout: u64,
 }
 

@@ -10,9 +10,13 @@ use super::question::Question;
 use crate::byte_amount;
 use crate::config::{CheckpointSection, SERVERS_MAX};
 use crate::explain::{ExplainArguments, ExplainError, workload};
+use crate::whole_number;
 
 /// The optimizer when neither a job file nor a preset is given.
 const PRESET_DEFAULT: &str = "pytorch-adamw";
+/// Most workers, and most cores of a machine: more than anybody has, and still planned within seconds.
+const WORKERS_MAX: u32 = 1 << 16;
+const CORES_MAX: u32 = 1 << 16;
 
 /// How tensor data travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,10 +40,10 @@ pub struct PlanArguments {
     #[arg(long, value_name = "N", value_parser = parse_count)]
     pub params: Option<u64>,
     /// Workers that take part.
-    #[arg(long, value_name = "M")]
+    #[arg(long, value_name = "M", value_parser = whole_number::count(WORKERS_MAX))]
     pub workers: NonZeroU32,
     /// Servers to plan for. As many as recommended unless given, whatever the job file says.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(SERVERS_MAX)))]
+    #[arg(long, value_name = "N", value_parser = whole_number::within::<u32>(1..=u64::from(SERVERS_MAX)))]
     pub servers: Option<u32>,
     /// The job file: optimizer, slots, wire, block size, checkpoints.
     #[arg(long, value_name = "FILE")]
@@ -63,7 +67,7 @@ pub struct PlanArguments {
     #[arg(long, value_name = "G", default_value_t = 10.0)]
     pub network_gbit: f64,
     /// Cores of each server.
-    #[arg(long, value_name = "N", default_value = "4")]
+    #[arg(long, value_name = "N", default_value = "4", value_parser = whole_number::count(CORES_MAX))]
     pub cores: NonZeroU32,
     /// What a worker takes for its gradients of a step, in milliseconds. 0: only what halflife adds is planned.
     #[arg(long, value_name = "MS", default_value_t = 0.0)]

@@ -10,7 +10,7 @@ use thiserror::Error;
 use tracing::info;
 
 use super::{Exporter, Telemetry, endpoint};
-use crate::socket_address;
+use crate::{socket_address, whole_number};
 
 /// A trace now and then costs nothing, and shows what a step is made of.
 const EVERY_DEFAULT: NonZeroU64 = NonZeroU64::MIN.saturating_add(99);
@@ -26,7 +26,7 @@ pub struct TelemetryArguments {
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp: Option<String>,
     /// Trace every N-th step. To be the same for all processes of a job: each adds its part to the trace of a step.
-    #[arg(long, value_name = "N", default_value_t = EVERY_DEFAULT, requires = "otlp", env = "HALFLIFE_TRACE_SAMPLE")]
+    #[arg(long, value_name = "N", default_value_t = EVERY_DEFAULT, requires = "otlp", env = "HALFLIFE_TRACE_SAMPLE", value_parser = whole_number::within::<NonZeroU64>(1..=u64::MAX))]
     pub trace_sample: NonZeroU64,
 }
 
@@ -94,6 +94,7 @@ mod tests {
         assert!(parse("x --trace-sample 5").unwrap_err().contains("--otlp"));
         parse("x --trace-sample 5 --otlp http://c:4317").unwrap();
         parse("x").unwrap();
+        assert!(parse("x --otlp http://c:4317 --trace-sample 0").unwrap_err().contains("expected at least 1, found 0"));
         assert!(parse("x --metrics localhost:9090").unwrap_err().contains("0.0.0.0:7070"));
     }
 }

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod healthcheck;
 mod interchange;
+mod numbers;
 mod operate;
 
 use std::fs;

@@ -14,6 +14,8 @@ const JOB: &str = include_str!("../../../deploy/examples/bench.toml");
 const JOB_NAME: &str = "the benchmark's bench.toml";
 /// Most worker processes; a laptop has fewer cores, and a cluster starts benchmarks on several machines.
 const WORKERS_MAX: u32 = 256;
+/// Most measured steps: a day of the shortest.
+const STEPS_MAX: u64 = 1_000_000_000;
 
 /// What is measured, and how.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -52,9 +54,9 @@ pub enum SettingsError {
     /// Too few or too many workers.
     #[error("--workers: expected 1 to {WORKERS_MAX}, found {0}")]
     Workers(u32),
-    /// No steps.
-    #[error("--steps: expected at least 1, found 0")]
-    NoSteps,
+    /// No steps, or more than anyone waits for.
+    #[error("--steps: expected 1 to {STEPS_MAX}, found {0}")]
+    Steps(u64),
     /// Settings of own servers, and no own servers.
     #[error("--server measures servers that run elsewhere: leave out {0}")]
     NotOurs(&'static str),
@@ -106,8 +108,8 @@ impl Settings {
         if self.workers == 0 || self.workers > WORKERS_MAX {
             return Err(SettingsError::Workers(self.workers));
         }
-        if self.steps == Some(0) {
-            return Err(SettingsError::NoSteps);
+        if let Some(steps) = self.steps.filter(|steps| !(1..=STEPS_MAX).contains(steps)) {
+            return Err(SettingsError::Steps(steps));
         }
         let given = [
             (self.servers.is_some(), "--servers"),
@@ -204,7 +206,8 @@ mod tests {
         let lossy = vec!["wire.gradients=bf16".to_owned()];
         for (settings, expected) in [
             (Settings { workers: 0, ..settings() }, "--workers: expected 1 to 256, found 0"),
-            (Settings { steps: Some(0), ..settings() }, "--steps: expected at least 1"),
+            (Settings { steps: Some(0), ..settings() }, "--steps: expected 1 to 1000000000, found 0"),
+            (Settings { steps: Some(u64::MAX), ..settings() }, "found 18446744073709551615"),
             (Settings { servers: Some(2), ..elsewhere() }, "leave out --servers"),
             (Settings { bound: true, ..elsewhere() }, "leave out --bound"),
             (Settings { bound: true, set: lossy, ..settings() }, "--bound measures a wire of f32"),
