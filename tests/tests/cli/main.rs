@@ -1,6 +1,7 @@
 //! The server's command line and job files as a user meets them: what it prints, how it ends.
 
 mod checkpoints;
+mod environment;
 mod healthcheck;
 mod interchange;
 mod numbers;
