@@ -220,19 +220,7 @@ impl Block {
     /// `UNKNOWN_BLOCK` for a plane this block does not have, `STEP_GONE` when the plane is of another
     /// step, `NOT_READY` while an update has it.
     pub fn plane_at(&self, name: &str, step: Step) -> Result<Bytes, Refusal> {
-        let specs = match self.change {
-            Change::Optimized(_) => self.rules.optimizer.planes(),
-            Change::Averaged | Change::Never => &[],
-        };
-        let Some(index) = specs.iter().position(|spec| spec.name == name) else {
-            let known = specs.iter().map(|spec| spec.name).collect::<Vec<_>>().join(", ");
-            return Err(Refusal::mismatch(
-                RefusalCause::UnknownBlock,
-                format!("plane of {}", self.id),
-                format!("one of [{known}]"),
-                name,
-            ));
-        };
+        let index = self.plane_index(name)?;
         let state = self.lock();
         match (&state.planes, &state.current) {
             (Some(planes), Some(current)) if current.step == step => {
@@ -242,8 +230,40 @@ impl Block {
                 let newest = current.as_ref().map_or("none".to_owned(), |version| version.step.to_string());
                 Err(Refusal::mismatch(RefusalCause::StepGone, format!("plane of {}", self.id), newest, step))
             }
-            (None, _) => Err(Refusal::new(RefusalCause::NotReady, format!("{} is being updated", self.id))),
+            (None, _) => Err(self.being_updated()),
         }
+    }
+
+    /// Bytes that a pull of its weights, or of a plane, takes: f32, whatever they are kept in.
+    ///
+    /// # Errors
+    /// `UNKNOWN_BLOCK` for a plane this block does not have, `NOT_READY` while an update has it.
+    pub fn pulled_bytes(&self, plane: Option<&str>) -> Result<usize, Refusal> {
+        let values = match plane {
+            None => self.elements,
+            Some(name) => {
+                let index = self.plane_index(name)?;
+                // Not of as many values as the block has elements, where a rule needs whole tensors.
+                self.lock().planes.as_ref().ok_or_else(|| self.being_updated())?[index].len()
+            }
+        };
+        Ok(size_of::<f32>() * values)
+    }
+
+    fn plane_index(&self, name: &str) -> Result<usize, Refusal> {
+        let specs = match self.change {
+            Change::Optimized(_) => self.rules.optimizer.planes(),
+            Change::Averaged | Change::Never => &[],
+        };
+        specs.iter().position(|spec| spec.name == name).ok_or_else(|| {
+            let known = specs.iter().map(|spec| spec.name).collect::<Vec<_>>().join(", ");
+            let what = format!("plane of {}", self.id);
+            Refusal::mismatch(RefusalCause::UnknownBlock, what, format!("one of [{known}]"), name)
+        })
+    }
+
+    fn being_updated(&self) -> Refusal {
+        Refusal::new(RefusalCause::NotReady, format!("{} is being updated", self.id))
     }
 
     /// Takes a contribution, already known to be of this job's generation.

@@ -13,7 +13,7 @@ use halflife_proto::slots::SlotRange;
 use halflife_proto::tensor_codec::Encoded;
 use halflife_proto::trace::{Span, Spans, TraceContext};
 use halflife_proto::v1::{self, data_server::Data, step_request, step_response::Message};
-use halflife_proto::{PULL_BLOCKS_MAX, PULL_BYTES_MAX, wire};
+use halflife_proto::{PULL_BLOCKS_MAX, wire};
 use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::{Request, Response, Status, Streaming};
@@ -87,22 +87,14 @@ impl Data for DataService {
         let request = request.into_inner();
         let (shard, _) = self.shard_for(request.hello)?;
         if request.blocks.len() > PULL_BLOCKS_MAX {
-            let found = format!("{} blocks", request.blocks.len());
-            return Err(too_large(format!("at most {PULL_BLOCKS_MAX} blocks"), found).into());
+            let (expected, found) = (format!("at most {PULL_BLOCKS_MAX} blocks"), request.blocks.len());
+            return Err(Refusal::mismatch(RefusalCause::TooLarge, "pull", expected, format!("{found} blocks")).into());
         }
         let ids = request.blocks.into_iter().map(|id| wire::read_block_id(Some(id))).collect::<Result<Vec<_>, _>>()?;
         let plane = (!request.plane.is_empty()).then_some(request.plane.as_str());
         let (step, blocks) = shard.pull(&ids, plane, request.step.map(Step))?;
-        let bytes: usize = blocks.iter().map(|block| block.data.len()).sum();
-        if bytes > PULL_BYTES_MAX {
-            return Err(too_large(format!("at most {PULL_BYTES_MAX} bytes"), format!("{bytes} bytes")).into());
-        }
         Ok(Response::new(v1::PullResponse { step: step.0, blocks: blocks.into_iter().map(Into::into).collect() }))
     }
-}
-
-fn too_large(expected: String, found: String) -> Refusal {
-    Refusal::mismatch(RefusalCause::TooLarge, "pull", expected, found)
 }
 
 fn hello_expected(found: &str) -> Refusal {

@@ -12,6 +12,8 @@ mod ending;
 mod inspection;
 mod norms;
 mod reading;
+#[cfg(test)]
+pub(crate) mod sample;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

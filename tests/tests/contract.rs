@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use halflife_proto::PULL_BLOCKS_MAX;
 use halflife_proto::refusal::RefusalCause;
 use halflife_proto::v1::{self, step_request, step_response};
+use halflife_server::JobSpec;
 use halflife_tests::cluster::Cluster;
 use halflife_tests::small_job::{refusal, spec, started, tensors};
 use halflife_tests::tool::{self, Tool, ToolTensor, bytes, floats};
@@ -246,6 +248,31 @@ async fn pulls_say_which_step_they_are_of_or_why_not() {
     assert_eq!(refusal(&tool.pull(0, "", 1).await.unwrap_err()).cause, RefusalCause::StepGone);
     let request = v1::PullRequest { hello: Some(tool.hello.clone()), ..v1::PullRequest::default() };
     assert_eq!(tool.servers[0].pull(request).await.unwrap().into_inner().step, 3);
+}
+
+async fn pull_times(tool: &mut Tool, block: v1::BlockId, times: usize, plane: &str) -> Result<usize, Status> {
+    let (hello, blocks, plane) = (Some(tool.hello.clone()), vec![block; times], plane.to_owned());
+    let pulled = tool.servers[0].pull(v1::PullRequest { hello, blocks, step: None, plane }).await?;
+    Ok(pulled.into_inner().blocks.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_of_one_block_many_times_over_is_refused_before_anything_is_read() {
+    let job = "[job]\nname = \"pulled\"\nsteps = 10\nslots = 4\n[optimizer]\nalgorithm = \"adam\"\nlr = 1.0";
+    let cluster = Cluster::start(JobSpec::parse("pulled", job, &[]).expect("a valid job")).await;
+    let mut tool = Tool::join(cluster.lead_url(), vec![ToolTensor::trainable("w", &[1000])]).await.unwrap();
+    let block = tool.blocks(0)[0].0;
+    for plane in ["", "m"] {
+        // There are no weights yet, as whoever tries to read them finds out.
+        let refused = refusal(&pull_times(&mut tool, block, 1, plane).await.expect_err("nothing to read"));
+        assert_eq!(refused.cause, RefusalCause::NotInitialized);
+        let refused = refusal(&pull_times(&mut tool, block, PULL_BLOCKS_MAX, plane).await.expect_err("too many bytes"));
+        assert_eq!(refused.cause, RefusalCause::TooLarge, "{refused}");
+        assert!(refused.found.contains("32768000 bytes"), "{refused}");
+    }
+    tool.initialize(0, &[1.0; 1000]).await.unwrap();
+    assert_eq!(pull_times(&mut tool, block, 1048, "m").await.unwrap(), 1048, "as many as fit");
+    assert_eq!(refusal(&pull_times(&mut tool, block, 1049, "m").await.unwrap_err()).cause, RefusalCause::TooLarge);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,38 +45,21 @@ impl Shard {
 mod tests {
     use std::sync::Arc;
 
-    use halflife_proto::blocks::{BlockId, all_blocks};
+    use halflife_proto::blocks::BlockId;
     use halflife_proto::contribution::{Contribution, Payload};
-    use halflife_proto::hello::Fingerprint;
-    use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex};
-    use halflife_proto::manifest::{Manifest, Tensor};
+    use halflife_proto::ids::Generation;
     use halflife_proto::refusal::RefusalCause;
     use halflife_proto::slots::SlotRange;
     use halflife_proto::tensor_codec::Encoded;
 
-    use super::super::{Identity, Shard, ShardCompute};
     use super::*;
-    use crate::config::JobSpec;
-    use crate::placement::balance;
-    use crate::shard::CutAnswer;
+    use crate::shard::{CutAnswer, sample};
 
     /// Two blocks of one element.
     fn shard() -> (Arc<Shard>, Vec<BlockId>) {
-        let job = "[job]\nname = \"test\"\nsteps = 9\nslots = 2\n[optimizer]\nalgorithm = \"sgd\"\nlr = 0.5";
-        let spec = JobSpec::parse("the test", job, &[]).unwrap();
-        let manifest = Manifest::new(vec![Tensor::trainable("a", &[1]), Tensor::trainable("b", &[1])]).unwrap();
-        let elements = spec.job.block_elements;
-        let placement = balance(&manifest, 1, elements, false, vec!["http://s".into()]).unwrap();
-        let blocks = all_blocks(&manifest, elements).map(|(id, _)| id).collect();
-        let identity = Identity {
-            job: JobId("test".to_owned()),
-            generation: Generation(1),
-            incarnation: Incarnation(1),
-            fingerprint: Fingerprint::default(),
-            index: ServerIndex(0),
-        };
-        let compute = Arc::new(ShardCompute::new(1).unwrap());
-        (Shard::new(identity, &spec, manifest, placement, compute, Arc::default()).unwrap(), blocks)
+        let shard = sample::shard("steps = 9\nslots = 2", &[&[1], &[1]]);
+        let blocks = shard.block_ids();
+        (shard, blocks)
     }
 
     fn contribute(shard: &Arc<Shard>, block: BlockId, step: u64, slots: (u32, u32)) -> Result<(), RefusalCause> {

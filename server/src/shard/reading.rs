@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use halflife_proto::PULL_BYTES_MAX;
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::BlockWeights;
 use halflife_proto::ids::Step;
@@ -63,13 +64,14 @@ impl Shard {
     /// step complete here). Always the f32 masters, whatever the wire carries to workers.
     ///
     /// # Errors
-    /// `NOT_INITIALIZED`, `STEP_GONE`, `STEP_AHEAD`, or a block or plane that is not here.
+    /// `NOT_INITIALIZED`, `STEP_GONE`, `STEP_AHEAD`, `TOO_LARGE`, or a block or plane that is not here.
     pub fn pull(
         &self,
         ids: &[BlockId],
         plane: Option<&str>,
         step: Option<Step>,
     ) -> Result<(Step, Vec<BlockWeights>), Refusal> {
+        self.check_pulled(ids, plane)?;
         if self.rules.has_tickets() {
             return self.pull_versions(ids, plane, step);
         }
@@ -87,6 +89,19 @@ impl Shard {
             self.weights_of(&block, &version, plane)
         };
         Ok((step, ids.iter().map(read).collect::<Result<_, Refusal>>()?))
+    }
+
+    /// Before anything is read: a plane is copied, and a request may name one block thousands of times.
+    fn check_pulled(&self, ids: &[BlockId], plane: Option<&str>) -> Result<(), Refusal> {
+        let mut bytes: usize = 0;
+        for id in ids {
+            bytes = bytes.saturating_add(self.find(*id)?.pulled_bytes(plane)?);
+        }
+        if bytes > PULL_BYTES_MAX {
+            let (expected, found) = (format!("at most {PULL_BYTES_MAX} bytes"), format!("{bytes} bytes"));
+            return Err(Refusal::mismatch(RefusalCause::TooLarge, "pull", expected, found));
+        }
+        Ok(())
     }
 
     /// In the asynchronous modes each block counts its own versions: all of `version`, or each its newest.
@@ -135,4 +150,28 @@ fn step_gone(block: &Block, step: Step) -> Refusal {
         format!("{newest} or the one before"),
         step,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::sample;
+
+    #[test]
+    fn a_pull_beyond_the_bound_is_refused_before_anything_is_read() {
+        for mode in ["sync", "async"] {
+            let shard = sample::shard(&format!("mode = \"{mode}\"\nsteps = 9\nslots = 2"), &[&[1024]]);
+            let id = shard.block_ids()[0];
+            for plane in [None, Some("m")] {
+                // Whoever reads finds no weights yet.
+                let refused = |count| shard.pull(&vec![id; count], plane, None).unwrap_err().cause;
+                assert_eq!(
+                    refused(1024),
+                    RefusalCause::NotInitialized,
+                    "{mode}, {plane:?}: as many bytes as are allowed"
+                );
+                assert_eq!(refused(1025), RefusalCause::TooLarge, "{mode}, {plane:?}");
+            }
+        }
+    }
 }
