@@ -83,7 +83,7 @@ impl<J: Job> Compute<J> {
     pub fn run(&self, work: usize, job: J) {
         if work <= INLINE_WORK_MAX {
             let mut summer = lock(&self.inline).pop().unwrap_or_default();
-            job.run(&mut summer);
+            run_or_abort(job, &mut summer);
             lock(&self.inline).push(summer);
             return;
         }
@@ -126,11 +126,7 @@ impl<J: Job> Shared<J> {
             if before > QUEUED_WORK_MAX {
                 self.room.notify_waiters();
             }
-            if catch_unwind(AssertUnwindSafe(|| job.run(&mut summer))).is_err() {
-                // A broken invariant, already reported by the panic itself. The block is lost with its
-                // planes, and the job would wait for it for ever: better to be seen to fail.
-                std::process::abort();
-            }
+            run_or_abort(job, &mut summer);
         }
     }
 
@@ -148,6 +144,15 @@ impl<J: Job> Shared<J> {
     }
 }
 
+/// Ends the process when the job panics. That is a broken invariant, already reported by the panic itself. The block is lost
+/// with its planes, and everybody would wait for it for ever, also where only a session's task ended with it: better to be
+/// seen to fail.
+fn run_or_abort<J: Job>(job: J, summer: &mut Summer) {
+    if catch_unwind(AssertUnwindSafe(|| job.run(summer))).is_err() {
+        std::process::abort();
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Moving jobs in and out does not panic half-way.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -162,6 +167,7 @@ mod tests {
     enum Test {
         Tell(Sender<ThreadId>),
         Wait(Receiver<()>),
+        Panic,
     }
 
     impl Job for Test {
@@ -169,6 +175,7 @@ mod tests {
             match self {
                 Test::Tell(whom) => whom.send(current().id()).unwrap(),
                 Test::Wait(until) => until.recv().unwrap(),
+                Test::Panic => panic!("as it was told"),
             }
         }
     }
@@ -181,6 +188,29 @@ mod tests {
         assert_eq!(receiver.recv().unwrap(), current().id());
         compute.run(INLINE_WORK_MAX + 1, Test::Tell(sender));
         assert_ne!(receiver.recv().unwrap(), current().id());
+    }
+
+    /// Set in the process that is to end.
+    const PANICKING_WORK: &str = "HALFLIFE_TEST_PANICKING_WORK";
+
+    #[test]
+    fn an_update_that_panics_ends_the_process_wherever_it_runs() {
+        use std::os::unix::process::ExitStatusExt as _;
+
+        if let Ok(work) = std::env::var(PANICKING_WORK) {
+            let compute = Compute::new(1).unwrap();
+            // As in a session, whose task would catch it.
+            let _ = catch_unwind(AssertUnwindSafe(|| compute.run(work.parse().unwrap(), Test::Panic)));
+            std::thread::sleep(std::time::Duration::from_secs(10));
+            return;
+        }
+        for work in [INLINE_WORK_MAX, INLINE_WORK_MAX + 1] {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", "compute::tests::an_update_that_panics_ends_the_process_wherever_it_runs"]);
+            let output = child.env(PANICKING_WORK, work.to_string()).output().unwrap();
+            let aborted = Some(6); // SIGABRT
+            assert_eq!(output.status.signal(), aborted, "{work}: {}", String::from_utf8_lossy(&output.stdout));
+        }
     }
 
     #[tokio::test]
