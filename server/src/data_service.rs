@@ -80,6 +80,8 @@ impl Data for DataService {
         let request = request.into_inner();
         let (shard, _) = self.shard_for(request.hello)?;
         let contribution = wire::read_contribution(wire::required(request.contribution, "contribution")?)?;
+        // As the reader of a stream does: what is taken must not come faster than it is computed.
+        shard.has_room().await;
         Ok(Response::new(shard.contribute(contribution)?.into()))
     }
 

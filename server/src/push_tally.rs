@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use halflife_proto::ids::Ticket;
+use halflife_proto::ids::{Step, Ticket};
 use halflife_proto::membership::{PushesReport, VoidedTicket};
+use halflife_proto::refusal::{Refusal, RefusalCause};
 
 use crate::block::Settled;
 use crate::ticket_set::TicketSet;
@@ -22,6 +23,8 @@ pub(crate) struct PushTally {
     under_way: BTreeMap<Ticket, usize>,
     /// Pushes that all blocks have settled.
     complete: TicketSet,
+    /// Those, and the void ones: what the lead has out no more.
+    closed: TicketSet,
     voided: BTreeMap<Ticket, Voided>,
     news: PushesReport,
 }
@@ -40,8 +43,37 @@ enum Voided {
 impl PushTally {
     /// Of `blocks` blocks that change.
     pub(crate) fn new(blocks: usize) -> PushTally {
-        let (under_way, voided) = (BTreeMap::new(), BTreeMap::new());
-        PushTally { blocks, under_way, complete: TicketSet::default(), voided, news: PushesReport::default() }
+        let (under_way, voided, news) = (BTreeMap::new(), BTreeMap::new(), PushesReport::default());
+        PushTally { blocks, under_way, complete: TicketSet::default(), closed: TicketSet::default(), voided, news }
+    }
+
+    /// The job goes on where every ticket up to `settled` was done or void.
+    pub(crate) fn resume(&mut self, settled: Step) {
+        self.closed = TicketSet::up_to(settled.0);
+    }
+
+    /// Whether the lead can have given this ticket. It cannot while more are missing before it than it has out at a time; so
+    /// what waits, and what is known of each ticket, is bounded whatever is sent here.
+    ///
+    /// # Errors
+    /// `STEP_AHEAD` for one that it cannot have given.
+    pub(crate) fn check(&self, ticket: Ticket) -> Result<(), Refusal> {
+        let last = self.closed.last_allowed();
+        if ticket.0 <= last {
+            return Ok(());
+        }
+        let expected = format!("at most ticket {last}");
+        Err(Refusal::mismatch(RefusalCause::StepAhead, "push with a ticket that is not given yet", expected, ticket))
+    }
+
+    /// A push came again that is on all blocks; whether there is something to tell. The lead passes over what it has not
+    /// given, and may have given this ticket only after a stranger's push: without another word its worker would wait for ever.
+    pub(crate) fn came_again(&mut self, ticket: Ticket) -> bool {
+        let is_news = self.complete.contains(ticket.0) && !self.news.done.contains(&ticket);
+        if is_news {
+            self.news.done.push(ticket);
+        }
+        is_news
     }
 
     /// A block has applied a push and sent the weights; whether there is something to tell.
@@ -64,6 +96,7 @@ impl PushTally {
             None => {
                 self.under_way.remove(&ticket);
                 self.complete.insert(ticket.0);
+                self.closed.insert(ticket.0);
                 self.news.done.push(ticket);
                 true
             }
@@ -84,6 +117,7 @@ impl PushTally {
             Some(Voided::Asked | Voided::Due(_)) => false,
             None => {
                 self.voided.insert(ticket, Voided::Asked);
+                self.closed.insert(ticket.0);
                 true
             }
         }
@@ -135,6 +169,30 @@ mod tests {
         let expected = PushesReport { done: vec![Ticket(2)], voided: Vec::new(), update_staleness };
         assert_eq!(tally.take_news(), Some(expected));
         assert_eq!(tally.take_news(), None);
+    }
+
+    #[test]
+    fn a_push_that_comes_again_is_told_again_once_it_is_on_all_blocks() {
+        let mut tally = PushTally::new(2);
+        assert!(!settled(&mut tally, 5, 0) && !tally.came_again(Ticket(5)));
+        assert!(settled(&mut tally, 5, 0) && !tally.came_again(Ticket(5)), "the lead will hear of it anyway");
+        tally.take_news();
+        assert!(tally.came_again(Ticket(5)) && !tally.came_again(Ticket(5)));
+        assert_eq!(tally.take_news().unwrap().done, [Ticket(5)]);
+    }
+
+    #[test]
+    fn a_ticket_that_the_lead_cannot_have_given_is_refused() {
+        let mut tally = PushTally::new(1);
+        let last = |tally: &PushTally| (1..).find(|ticket| tally.check(Ticket(*ticket)).is_err()).unwrap() - 1;
+        assert_eq!(last(&tally), 4096);
+        settled(&mut tally, 7, 0);
+        assert_eq!(last(&tally), 4097);
+        tally.void(Ticket(8));
+        assert_eq!(last(&tally), 4098, "a void one is not out any more");
+        assert_eq!(tally.check(Ticket(u64::MAX)).unwrap_err().cause, RefusalCause::StepAhead);
+        tally.resume(Step(100));
+        assert_eq!(last(&tally), 4196);
     }
 
     #[test]

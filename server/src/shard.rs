@@ -11,6 +11,7 @@ mod ending;
 #[cfg(feature = "simulation")]
 mod inspection;
 mod norms;
+mod pushes;
 mod reading;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -26,9 +27,9 @@ use halflife_proto::blocks::{BlockId, all_blocks};
 use halflife_proto::contribution::{Acknowledgement, Contribution, Outcome, Push};
 use halflife_proto::fault_point::{self, FaultPoint};
 use halflife_proto::hello::{Fingerprint, Hello};
-use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step, Ticket};
+use halflife_proto::ids::{Generation, Incarnation, JobId, ServerIndex, Step};
 use halflife_proto::manifest::{Manifest, Role, Tensor};
-use halflife_proto::membership::{Partial, Report, ServerLoad, VoidedTicket};
+use halflife_proto::membership::{Partial, Report, ServerLoad};
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::{SlotRange, SlotTree};
@@ -290,6 +291,9 @@ impl Shard {
         }
         let block = self.find(contribution.block)?;
         let Contribution { step, slots, push, .. } = contribution;
+        if let Some(push) = push {
+            self.check_ticket(push.ticket)?;
+        }
         let contributed = self.ending.hold(|last| {
             if !self.rules.has_tickets() {
                 self.check_not_ahead(step, last)?;
@@ -335,12 +339,8 @@ impl Shard {
                     self.news.send_replace(());
                 }
             }
-            // A void ticket is closed on every block, so that only what is not new can be of one.
-            (Tally::Pushes(tally), Outcome::Duplicate | Outcome::AlreadyApplied, Some(push))
-                if lock(tally).is_void(push.ticket) =>
-            {
-                let message = format!("{} is void: its worker was taken for dead, or has left", push.ticket);
-                return Err(Refusal::new(RefusalCause::Fenced, message));
+            (Tally::Pushes(tally), Outcome::Duplicate | Outcome::AlreadyApplied, Some(push)) => {
+                self.push_came_again(tally, push.ticket)?;
             }
             _ => {}
         }
@@ -373,20 +373,6 @@ impl Shard {
             small.into_iter().for_each(|(block, update)| shard.update(block, update, &mut summer));
         });
         Ok(())
-    }
-
-    /// Takes no push with these tickets any more, and tells what had become of them.
-    pub fn void(&self, tickets: &[Ticket]) {
-        let Tally::Pushes(tally) = &self.tally else { return };
-        let blocks: Vec<_> = self.blocks.all().into_iter().filter(|block| block.changes()).collect();
-        for ticket in tickets.iter().copied() {
-            // Known as void before any block closes it: whoever finds it closed must be told which.
-            if lock(tally).void(ticket) {
-                let applied = blocks.iter().filter(|block| block.void(ticket)).count() as u64;
-                lock(tally).answer(VoidedTicket { ticket, applied, missing: blocks.len() as u64 - applied });
-            }
-        }
-        self.news.send_replace(());
     }
 
     /// Changes whenever [`Shard::take_news`] has something.

@@ -150,6 +150,7 @@ impl Block {
         state.current = Some(Version::new(step, lr, decay, buffer));
         let updates = if planted(Bug::UpdatesNotRestored) { 0 } else { updates };
         (state.previous, state.planes, state.updates) = (None, Some(planes), updates);
+        state.pushes.resume(step);
         if self.changes() {
             let captured = self.captured(&state, step);
             self.prepare(&mut state, &captured);

@@ -39,6 +39,11 @@ pub(super) struct Pushes {
 }
 
 impl Pushes {
+    /// None is taken up to this step: the checkpoint that the block goes on from has them, or they are void.
+    pub(super) fn resume(&mut self, settled: Step) {
+        self.closed = TicketSet::up_to(settled.0);
+    }
+
     /// Whether this ticket is new here; from now on it is not.
     pub(super) fn close(&mut self, ticket: Ticket) -> bool {
         self.closed.insert(ticket.0)

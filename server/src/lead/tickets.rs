@@ -14,6 +14,9 @@
 //! staleness is at most (W - 1)(2 s + 1). A worker that is gone holds the others back as long as its push may
 //! still be taken: until every server has said what became of it.
 //!
+//! At most [`TICKETS_OUT_MAX`] tickets are out at a time, open or void and not closed by every server yet: servers refuse a
+//! push that this rules out.
+//!
 //! A plain state machine: no I/O, no clock of its own. It does not know of leases: it is told who is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +27,7 @@ use halflife_proto::refusal::{Refusal, RefusalCause};
 
 use crate::planted::{Bug, planted};
 use crate::staleness::Distribution;
+use crate::ticket_set::TICKETS_OUT_MAX;
 
 /// What the lead knows of the tickets.
 #[derive(Clone, Debug)]
@@ -144,7 +148,7 @@ impl Tickets {
     /// newest nor the one after.
     pub fn ask(&mut self, worker: Incarnation, sequence: u64) -> Result<TicketAnswer, Refusal> {
         let (slowest, slowest_push) = (self.slowest().unwrap_or(0), self.slowest_push());
-        let (finished, steps) = (self.is_finished(), self.steps);
+        let (finished, steps, any_left) = (self.is_finished(), self.steps, self.any_left());
         let Some(pusher) = self.workers.get_mut(&worker) else {
             let message = format!("{worker} is no member, or not any more: it gets no ticket");
             return Err(Refusal::new(RefusalCause::Fenced, message));
@@ -162,7 +166,7 @@ impl Tickets {
         if finished {
             return Ok(TicketAnswer::Finished(steps));
         }
-        let may = may_start(pusher, slowest_push, self.bound, &self.open) && self.granted < steps.0;
+        let may = may_start(pusher, slowest_push, self.bound, &self.open) && any_left;
         if !may {
             pusher.waits = true;
             return Ok(TicketAnswer::Wait);
@@ -191,7 +195,8 @@ impl Tickets {
     // ---- servers ----
 
     /// `server` has applied these on all its blocks; `servers` have blocks that change. A ticket that is
-    /// not open is passed over: it is done, or void and asked about.
+    /// not open is passed over: it is done, or void and asked about, or a stranger's, which the server tells again when its
+    /// worker pushes it.
     pub fn applied(&mut self, server: ServerIndex, tickets: &[Ticket], servers: usize) -> Consequences {
         for ticket in tickets {
             let Some(open) = self.open.get_mut(ticket) else { continue };
@@ -247,7 +252,7 @@ impl Tickets {
     /// The workers that wait and need not any more; they are told once.
     fn take_ready(&mut self) -> Vec<Incarnation> {
         let slowest = self.slowest_push();
-        let (finished, any_left) = (self.is_finished(), self.granted < self.steps.0);
+        let (finished, any_left) = (self.is_finished(), self.any_left());
         let mut ready = Vec::new();
         for (worker, pusher) in &mut self.workers {
             let answer = finished || (any_left && may_start(pusher, slowest, self.bound, &self.open));
@@ -257,6 +262,12 @@ impl Tickets {
             }
         }
         ready
+    }
+
+    /// Whether another ticket may be given to anybody.
+    fn any_left(&self) -> bool {
+        let out = self.open.len() + self.voiding.len();
+        self.granted < self.steps.0 && (out as u64) < TICKETS_OUT_MAX
     }
 
     fn slowest(&self) -> Option<u64> {

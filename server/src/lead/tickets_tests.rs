@@ -358,3 +358,24 @@ proptest! {
         prop_assert_eq!(done + voided, 200);
     }
 }
+
+#[test]
+fn no_more_tickets_are_out_than_servers_reckon_with() {
+    let mut tickets = Tickets::new(Step(10_000), None);
+    let ask = |tickets: &mut Tickets, worker| feed(tickets, 1, &Ask(worker, 1));
+    for worker in 1..=TICKETS_OUT_MAX {
+        feed(&mut tickets, 1, &Join(worker));
+        assert_eq!(ask(&mut tickets, worker), worker.to_string());
+    }
+    feed(&mut tickets, 1, &Join(9999));
+    assert_eq!(ask(&mut tickets, 9999), "wait");
+    // A void one is out until every server has closed it.
+    assert_eq!(feed(&mut tickets, 1, &Gone(7)), "void 7");
+    assert_eq!(ask(&mut tickets, 9999), "wait");
+    assert_eq!(feed(&mut tickets, 1, &Voided(0, 7, 0, 1)), "ready 9999");
+    assert_eq!(ask(&mut tickets, 9999), "4097");
+    feed(&mut tickets, 1, &Join(5000));
+    assert_eq!(ask(&mut tickets, 5000), "wait");
+    assert_eq!(feed(&mut tickets, 1, &Applied(0, &[3])), "ready 5000");
+    assert_eq!(ask(&mut tickets, 5000), "4098");
+}

@@ -15,7 +15,7 @@ use halflife_proto::ids::Step;
 use halflife_proto::refusal::Refusal;
 use tokio::sync::watch;
 
-use super::{Shard, lock, standing_step};
+use super::{Shard, Tally, lock, standing_step};
 use crate::block::{Block, Captured, Cut};
 #[cfg(feature = "planted-bugs")]
 use crate::planted::{Bug, planted};
@@ -165,6 +165,9 @@ impl Shard {
             progress.restore(step);
             standing_step(progress, self.rules.steps)
         });
+        if let Tally::Pushes(tally) = &self.tally {
+            lock(tally).resume(step);
+        }
         self.note_durable(step);
         self.standing.send_modify(|standing| standing.complete = complete);
     }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use halflife_proto::refusal::RefusalCause;
 use halflife_proto::v1::{self, step_request, step_response, ticket_response};
+use halflife_server::JobSpec;
+use halflife_tests::cluster::Cluster;
 use halflife_tests::small_job::{refusal, started, tensors};
-use halflife_tests::tool::{self, Tool};
+use halflife_tests::tool::{self, Tool, ToolTensor};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -144,6 +146,51 @@ async fn a_push_that_is_sent_again_counts_once_in_any_order() {
     }
     assert_eq!(added, 9);
     assert_eq!(newest(&mut tool).await, [(3, -2.0), (3, 0.0), (3, 1.0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_with_a_ticket_that_nobody_was_given_yet_lets_nobody_wait_for_ever() {
+    let (_cluster, mut tool) = started(ASYNC).await;
+    let (first, second) = (join(&mut tool, 1).await, join(&mut tool, 2).await);
+    assert_eq!(ticket(&mut tool, &first, 1).await.unwrap(), 1);
+    push_all(&mut tool, 2, 0).await; // a stranger's
+    push_all(&mut tool, 1, 0).await;
+    assert_eq!(ticket(&mut tool, &second, 1).await.unwrap(), 2);
+    for block in 0..3 {
+        assert_eq!(push(&mut tool, block, 2, 1).await.unwrap(), v1::Outcome::AlreadyApplied);
+    }
+    assert_eq!(ticket(&mut tool, &second, 2).await.unwrap(), 3, "its push counts as done, though it was another's");
+    assert_eq!(ticket(&mut tool, &first, 2).await.unwrap(), 4);
+    assert_eq!(newest(&mut tool).await, [(2, -1.0), (2, 1.0), (2, 2.0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_beyond_all_that_can_be_out_is_refused() {
+    let job = "[job]\nname = \"far\"\nsteps = 1000000\nslots = 4\nmode = \"async\"\n[optimizer]\nalgorithm = \"sgd\"\nlr = 1.0";
+    let cluster = Cluster::start(JobSpec::parse("far", job, &[]).expect("a valid job")).await;
+    let mut tool =
+        Tool::join(cluster.lead_url(), vec![ToolTensor::trainable("w", &[1])]).await.expect("the tool joins");
+    tool.initialize(0, &[1.0]).await.expect("w is set");
+    let (id, ..) = tool.blocks(0)[0];
+    let part = v1::Contribution { sequence: 1, ..tool.contribution(id, 0, (0, 4), Some(&[ONE])) };
+    let status = tool.push_raw(0, v1::Contribution { ticket: 4097, ..part.clone() }).await.expect_err("too far");
+    let refused = refusal(&status);
+    assert_eq!(
+        (refused.cause, refused.expected.as_str()),
+        (RefusalCause::StepAhead, "at most ticket 4096"),
+        "{refused}"
+    );
+    // Even ones leave one out each: of those no more are taken than can be out, however many are sent.
+    let mut taken = 0;
+    for ticket in (2..20_000).step_by(2) {
+        match tool.push_raw(0, v1::Contribution { ticket, ..part.clone() }).await {
+            Ok(_) => taken += 1,
+            Err(status) => assert_eq!(refusal(&status).cause, RefusalCause::StepAhead),
+        }
+    }
+    assert_eq!(taken, 4095);
+    tool.push_raw(0, v1::Contribution { ticket: 1, ..part.clone() }).await.expect("one that was left out");
+    tool.push_raw(0, v1::Contribution { ticket: 8192, ..part }).await.expect("and so one more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
