@@ -1,13 +1,13 @@
 //! The data service: gradients in, weights out. An edge: it parses, calls the shard, and answers.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use halflife_proto::contribution::{Contribution, Outcome, Payload};
 use halflife_proto::framing::{IncomingMessages, OutgoingMessages, TensorData};
 use halflife_proto::hello::Hello;
-use halflife_proto::ids::Step;
+use halflife_proto::ids::{Generation, ServerIndex, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::slots::SlotRange;
 use halflife_proto::tensor_codec::Encoded;
@@ -121,12 +121,20 @@ impl DataService {
             server_index: shard.identity().index.0,
             step: shard.complete().map(|step| step.0),
         }));
-        let id = shard.open_session(from_step, &outbox)?;
+        let id = shard.open_session(peer.incarnation, from_step, &outbox)?;
         debug!(%peer.incarnation, "session opened");
         let meter = self.place.meter();
         let traced = parent.filter(|parent| parent.sampled).map(|parent| (meter.spans().clone(), parent));
-        let session = Session { shard: shard.clone(), id, outbox: outbox.clone(), began: SystemTime::now(), traced };
         let (generation, spans) = (shard.identity().generation, shard.send_spans());
+        let session = Session {
+            shard: Arc::downgrade(&shard),
+            generation,
+            index: shard.identity().index,
+            id,
+            outbox: outbox.clone(),
+            began: SystemTime::now(),
+            traced,
+        };
         // Reading never waits for writing: the reader is a task of its own, the writer is the
         // response body.
         tokio::spawn(read_contributions(incoming, shard, outbox.clone(), meter.clone()));
@@ -135,9 +143,12 @@ impl DataService {
     }
 }
 
-/// Closes its session when the connection lets go of the response stream.
+/// Closes its session when the connection lets go of the response stream. That may be long after the session is closed, where
+/// the peer does not read: so it does not keep the shard, which may be that of a generation long past.
 struct Session {
-    shard: Arc<Shard>,
+    shard: Weak<Shard>,
+    generation: Generation,
+    index: ServerIndex,
     id: SessionId,
     outbox: Arc<Outbox>,
     began: SystemTime,
@@ -148,7 +159,6 @@ struct Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some((spans, parent)) = &self.traced {
-            let identity = self.shard.identity();
             spans.record(Span {
                 trace: parent.trace,
                 id: None,
@@ -157,19 +167,27 @@ impl Drop for Session {
                 begin: self.began,
                 end: SystemTime::now(),
                 attributes: vec![
-                    ("halflife.generation", identity.generation.0.into()),
-                    ("halflife.server", u64::from(identity.index.0).into()),
+                    ("halflife.generation", self.generation.0.into()),
+                    ("halflife.server", u64::from(self.index.0).into()),
                 ],
             });
         }
-        self.shard.close_session(self.id);
+        if let Some(shard) = self.shard.upgrade() {
+            shard.close_session(self.id);
+        }
         self.outbox.close(None);
     }
 }
 
 async fn read_contributions(mut incoming: IncomingMessages, shard: Arc<Shard>, outbox: Arc<Outbox>, meter: Arc<Meter>) {
-    while !outbox.is_closed() {
-        match incoming.message::<v1::StepRequest>().await {
+    loop {
+        let message = tokio::select! {
+            biased;
+            // Not only between messages: a peer that says nothing would keep the shard.
+            () = outbox.closed() => return,
+            message = incoming.message::<v1::StepRequest>() => message,
+        };
+        match message {
             Ok(Some((request, data))) => {
                 meter.received(incoming.take_bytes());
                 if let Some(reply) = answer(&shard, &outbox, &meter, request, data) {
@@ -216,5 +234,41 @@ fn answer(
             meter.refused(&refusal);
             Some(Message::Refusal(refusal.into()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use halflife_proto::framing;
+
+    use super::*;
+    use crate::shard::sample;
+
+    #[tokio::test]
+    async fn a_peer_that_neither_reads_nor_sends_does_not_keep_a_shard_that_is_gone() {
+        let place = Arc::new(ShardPlace::default());
+        let shard = sample::shard("steps = 9\nslots = 2", &[&[2]]);
+        place.set(shard.clone());
+        let service = DataService::new(place.clone());
+        let hello = Some(step_request::Message::Hello((&shard.identity().hello()).into()));
+        let first = framing::message(&v1::StepRequest { message: hello, from_step: None });
+        let silent = tokio_stream::StreamExt::chain(tokio_stream::once(Ok(first)), tokio_stream::pending());
+        let unread = service.open_step_stream(OutgoingMessages::request(silent), None).await.expect("a stream");
+        tokio::task::yield_now().await;
+
+        // As when the job goes back to its last checkpoint.
+        place.clear().expect("a shard").close_sessions(Some(Status::unavailable("the test")));
+        let kept = Arc::downgrade(&shard);
+        drop(shard);
+        for _ in 0..1000 {
+            if kept.strong_count() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(kept.strong_count(), 0);
+        drop(unread);
     }
 }

@@ -25,7 +25,7 @@ use crate::shard::{CutAnswer, Identity, Shard, ShardCompute, ShardPlace, Standin
 /// Orders or reports under way between the lead and one server.
 pub const CHANNEL_CAPACITY: usize = 256;
 
-/// Time between two reports of how much waits here.
+/// Time between two reports of how much waits here, and two looks at who reads what waits.
 const LOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a server's part in the job ended.
@@ -83,7 +83,8 @@ impl Node {
         loop {
             tokio::select! {
                 _ = load_due.tick() => {
-                    let load = self.place.get().map(|shard| shard.load()).unwrap_or_default();
+                    let shard = self.place.get().inspect(|shard| shard.look_after_sessions());
+                    let load = shard.map(|shard| shard.load()).unwrap_or_default();
                     if std::mem::replace(&mut load_told, load) != load && reports.send(Report::Load(load)).await.is_err() {
                         return NodeEnd::LeadLost;
                     }

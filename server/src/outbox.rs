@@ -2,7 +2,8 @@
 //!
 //! Bounded by construction (DESIGN.md rule 9): of each block at most the version a joiner starts
 //! from and one newer version are queued; a newer one takes the place of the one before. Replies and
-//! marks are bounded in number; a peer that asks for more than it reads is cut off.
+//! marks are bounded in number; a peer that asks for more than it reads is cut off. So is one that reads nothing at all, since
+//! what a joiner starts from is kept for it alone. An outbox that is closed holds no weights.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -15,6 +16,7 @@ use halflife_proto::framing::{self, Framed, Heads};
 use halflife_proto::ids::{Generation, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::v1::{self, step_response::Message};
+use tokio::sync::Notify;
 use tokio_stream::Stream;
 use tonic::Status;
 
@@ -24,10 +26,15 @@ use crate::telemetry::{Meter, SendSpans};
 /// Replies that may wait for a peer to read them.
 const REPLIES_MAX: usize = 4096;
 
+/// [`Outbox::look_after`] in a row, one a second, that may find a peer reading nothing of what waits. Who does not know leases has
+/// to be patient: it is about hung peers, and one that is only slow takes a message now and then.
+const LOOKS_MAX: u32 = 60;
+
 /// The queue of one session. Shared by whoever has something to send; read by one [`Outgoing`].
 #[derive(Debug, Default)]
 pub struct Outbox {
     state: Mutex<State>,
+    closing: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +47,8 @@ struct State {
     newest: HashMap<BlockId, Version>,
     /// How many of the queued are marks.
     marks: usize,
+    /// Looks since something was taken out while something waits.
+    looks: u32,
     end: Option<Option<Status>>,
     waker: Option<Waker>,
 }
@@ -55,14 +64,14 @@ enum Queued {
 impl Outbox {
     /// Queues the version a joiner starts from.
     pub fn send_baseline(&self, block: BlockId, version: Version) {
-        let mut state = self.lock();
+        let Some(mut state) = self.open() else { return };
         state.baseline.push_back((block, version));
         state.wake();
     }
 
     /// Queues new weights of a block in the place of older ones that are still waiting.
     pub fn send_weights(&self, block: BlockId, version: &Version) {
-        let mut state = self.lock();
+        let Some(mut state) = self.open() else { return };
         match state.newest.get_mut(&block) {
             Some(waiting) if waiting.step >= version.step => {}
             Some(waiting) => waiting.clone_from(version),
@@ -76,40 +85,68 @@ impl Outbox {
 
     /// Sends a mark back behind the weights that wait now; ends the session when too many wait.
     pub fn mark(&self, number: u64) {
-        let mut state = self.lock();
+        let Some(mut state) = self.open() else { return };
         if state.marks >= REPLIES_MAX {
-            let message = format!("{REPLIES_MAX} marks wait to be read");
-            state.end.get_or_insert(Some(Refusal::new(RefusalCause::OutOfMemory, message).into()));
-        } else {
-            state.marks += 1;
-            state.order.push_back(Queued::Mark(number));
+            drop(state);
+            return self.close(Some(unread("marks")));
         }
+        state.marks += 1;
+        state.order.push_back(Queued::Mark(number));
         state.wake();
     }
 
     /// Queues a reply; ends the session when too many wait.
     pub fn reply(&self, message: Message) {
-        let mut state = self.lock();
+        let Some(mut state) = self.open() else { return };
         if state.replies.len() >= REPLIES_MAX {
-            let message = format!("{REPLIES_MAX} replies wait to be read");
-            state.end.get_or_insert(Some(Refusal::new(RefusalCause::OutOfMemory, message).into()));
-        } else {
-            state.replies.push_back(message);
+            drop(state);
+            return self.close(Some(unread("replies")));
         }
+        state.replies.push_back(message);
         state.wake();
     }
 
-    /// Ends the session after what is queued: with a status, or cleanly.
+    /// Ends the session, with a status or cleanly: behind the replies that wait, but weights are let go of at once. A peer that
+    /// does not read would keep them, however long the job goes on.
     pub fn close(&self, status: Option<Status>) {
-        let mut state = self.lock();
-        state.end.get_or_insert(status);
+        let Some(mut state) = self.open() else { return };
+        state.end = Some(status);
+        // With what they had room for.
+        (state.baseline, state.order, state.newest) = Default::default();
+        state.marks = 0;
         state.wake();
+        drop(state);
+        self.closing.notify_waiters();
     }
 
     /// Whether the session is at its end, so that nothing more should be read from the peer.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.lock().end.is_some()
+    }
+
+    /// Waits until the session is at its end.
+    pub async fn closed(&self) {
+        let closing = self.closing.notified();
+        // It may have been before; what comes after the listening is heard.
+        if !self.is_closed() {
+            closing.await;
+        }
+    }
+
+    /// Ends the session when its peer has not read anything for [`LOOKS_MAX`] looks. It is looked at once a second, and counted
+    /// rather than timed: a server that stood still itself blames nobody.
+    pub fn look_after(&self) {
+        let Some(mut state) = self.open() else { return };
+        if state.replies.is_empty() && state.baseline.is_empty() && state.order.is_empty() {
+            return;
+        }
+        state.looks += 1;
+        if state.looks > LOOKS_MAX {
+            drop(state);
+            // Without a refusal: a peer that stood still may open another.
+            self.close(Some(Status::unavailable(format!("nothing was read for {LOOKS_MAX} s"))));
+        }
     }
 
     /// What waits: messages, and the bytes of weights among them.
@@ -121,10 +158,19 @@ impl Outbox {
         (messages, weights.map(|version| version.to_send().1.len()).sum())
     }
 
+    /// The state of a session that is not at its end.
+    fn open(&self) -> Option<MutexGuard<'_, State>> {
+        Some(self.lock()).filter(|state| state.end.is_none())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Queue operations do not panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn unread(what: &str) -> Status {
+    Refusal::new(RefusalCause::OutOfMemory, format!("{REPLIES_MAX} {what} wait to be read")).into()
 }
 
 impl State {
@@ -136,6 +182,7 @@ impl State {
 
     /// What goes out next; of weights, with their step.
     fn next(&mut self, generation: Generation, heads: &mut Heads) -> Option<(Framed, Option<Step>)> {
+        self.looks = 0;
         if let Some(reply) = self.replies.pop_front() {
             return Some((framing::message(&v1::StepResponse { message: Some(reply) }), None));
         }
@@ -306,6 +353,48 @@ mod tests {
             sent += message.byte_count() as u64;
         }
         assert_eq!((outbox.waiting(), meter.sent_bytes()), ((0, 0), sent));
+    }
+
+    #[test]
+    fn a_closed_outbox_lets_go_of_all_weights_and_takes_no_more() {
+        let outbox = Arc::new(Outbox::default());
+        outbox.send_baseline(block(0), version(1));
+        outbox.send_weights(block(0), &version(2));
+        outbox.mark(1);
+        outbox.reply(Message::Refusal(v1::Refusal::default()));
+        let mut closed = std::pin::pin!(outbox.closed());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(closed.as_mut().poll(&mut context).is_pending());
+        outbox.close(Some(Status::unavailable("the test")));
+        outbox.send_baseline(block(1), version(2));
+        outbox.send_weights(block(1), &version(3));
+        outbox.mark(2);
+        assert_eq!(outbox.waiting(), (1, 0), "why is still told");
+        assert!(closed.poll(&mut context).is_ready() && std::pin::pin!(outbox.closed()).poll(&mut context).is_ready());
+        let mut outgoing = Outgoing::new(outbox.clone(), Generation(1), ());
+        let mut next = || Pin::new(&mut outgoing).poll_next(&mut context);
+        assert!(matches!(next(), Poll::Ready(Some(Ok(_)))));
+        assert!(matches!(next(), Poll::Ready(Some(Err(status))) if status.message() == "the test"));
+        assert!(matches!(next(), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn a_peer_that_reads_nothing_is_cut_off_and_one_that_is_slow_is_not() {
+        let outbox = Outbox::default();
+        let look = |times| (0..times).for_each(|_| outbox.look_after());
+        look(1000);
+        assert!(!outbox.is_closed(), "nothing waits");
+        (0..3).for_each(|index| outbox.send_baseline(block(index), version(1)));
+        for _ in 0..2 {
+            look(LOOKS_MAX);
+            outbox.send_weights(block(0), &version(2));
+            assert!(outbox.lock().next(Generation(1), &mut Heads::default()).is_some());
+        }
+        look(LOOKS_MAX);
+        assert!(!outbox.is_closed());
+        look(1);
+        assert!(outbox.is_closed());
+        assert_eq!(outbox.waiting(), (0, 0));
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Bench {
         let meter = Arc::<Meter>::default();
         let shard = Shard::new(identity, &spec, manifest, placement, compute, meter.clone()).expect("a valid job");
         let outbox = Arc::new(Outbox::default());
-        shard.open_session(None, &outbox).expect("a session");
+        shard.open_session(Incarnation(2), None, &outbox).expect("a session");
         let outgoing = Outgoing::new(outbox, GENERATION, ()).counted_in(meter);
         Bench { shard, blocks, outgoing, heads: Heads::default() }
     }

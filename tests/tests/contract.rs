@@ -447,6 +447,32 @@ async fn a_stream_that_does_not_begin_with_a_hello_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_takes_the_place_of_an_earlier_one_of_the_same_incarnation() {
+    let (_cluster, mut tool) = started("").await;
+    let (one, two) = (tool.hello.clone(), v1::Hello { incarnation: 78, ..tool.hello.clone() });
+    let mut streams = Vec::new();
+    for peer in [&one, &two, &one] {
+        let mut stream = Stream::open(&mut tool, hello(peer, None)).await.expect("a stream");
+        assert!(matches!(stream.next().await, step_response::Message::Welcome(_)));
+        streams.push(stream);
+    }
+    let ended = loop {
+        match streams[0].down.message().await {
+            Ok(Some(_)) => {} // what was under way
+            Ok(None) => panic!("it ends without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), Code::Unavailable, "{ended}");
+    assert!(ended.message().contains("another stream"), "{ended}");
+    for stream in &mut streams[1..] {
+        for _ in 0..3 {
+            assert!(matches!(stream.next().await, step_response::Message::Weights(_)));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_joiner_begins_with_the_step_it_names() {
     let (_cluster, mut tool) = started("").await;
     push_all(&mut tool, 1, (0, 4), &[4.0; 3], &[4.0]).await;

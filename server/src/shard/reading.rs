@@ -7,7 +7,7 @@ use std::sync::Arc;
 use halflife_proto::PULL_BYTES_MAX;
 use halflife_proto::blocks::BlockId;
 use halflife_proto::contribution::BlockWeights;
-use halflife_proto::ids::Step;
+use halflife_proto::ids::{Incarnation, Step};
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use halflife_proto::tensor_codec::Dtype;
 
@@ -20,21 +20,35 @@ use crate::registry::SessionId;
 impl Shard {
     /// Opens a session that begins with the weights of `from_step` (`None`: the newest step
     /// complete here; in the asynchronous modes each block's newest version, whatever was asked for) and
-    /// then gets every newer version.
+    /// then gets every newer version. It takes the place of an earlier one of the same `peer`.
     ///
     /// # Errors
-    /// `STEP_GONE` when the weights of that step are not kept any more.
-    pub fn open_session(&self, from_step: Option<Step>, outbox: &Arc<Outbox>) -> Result<SessionId, Refusal> {
+    /// `STEP_GONE` when the weights of that step are not kept any more, `OUT_OF_MEMORY` when others have too many open.
+    pub fn open_session(
+        &self,
+        peer: Incarnation,
+        from_step: Option<Step>,
+        outbox: &Arc<Outbox>,
+    ) -> Result<SessionId, Refusal> {
         // First in the list, then the baseline: a version that appears in between comes twice
         // rather than never.
-        let id = self.sessions.open(outbox.clone());
+        let id = self.sessions.open(peer, outbox.clone())?;
+        if let Err(refusal) = self.send_baseline(from_step, outbox) {
+            self.sessions.close(id);
+            return Err(refusal);
+        }
+        self.sessions.replace_earlier(id, peer);
+        Ok(id)
+    }
+
+    fn send_baseline(&self, from_step: Option<Step>, outbox: &Outbox) -> Result<(), Refusal> {
         if self.rules.has_tickets() {
             for block in self.blocks.all() {
                 if let Some(version) = block.current() {
                     outbox.send_baseline(block.id(), version);
                 }
             }
-            return Ok(id);
+            return Ok(());
         }
         // In the middle of the initialization there is no complete step, but blocks that have weights.
         let step = from_step.or(self.complete()).unwrap_or(Step::ZERO);
@@ -43,7 +57,6 @@ impl Shard {
                 if block.current().is_none_or(|current| current.step < step) {
                     continue; // not there yet: it will come
                 }
-                self.sessions.close(id);
                 return Err(step_gone(&block, step));
             };
             let stale = planted(Bug::StaleBaseline).then(|| block.current()).flatten();
@@ -52,7 +65,12 @@ impl Shard {
                 outbox.send_weights(block.id(), &newer);
             }
         }
-        Ok(id)
+        Ok(())
+    }
+
+    /// Ends the sessions of peers that read nothing. To be called once a second.
+    pub fn look_after_sessions(&self) {
+        self.sessions.look_after();
     }
 
     /// Forgets a session.
@@ -156,6 +174,22 @@ fn step_gone(block: &Block, step: Step) -> Refusal {
 mod tests {
     use super::*;
     use crate::shard::sample;
+
+    #[test]
+    fn a_peers_new_session_ends_its_earlier_one_and_nobody_elses() {
+        let shard = sample::shard("steps = 9\nslots = 2", &[&[2]]);
+        let open = |peer, from_step: Option<u64>| {
+            let outbox = Arc::<Outbox>::default();
+            shard.open_session(Incarnation(peer), from_step.map(Step), &outbox).map(|id| (id, outbox))
+        };
+        let (_, first) = open(1, None).unwrap();
+        let (_, other) = open(2, None).unwrap();
+        let (id, second) = open(1, None).unwrap();
+        assert_eq!([&first, &other, &second].map(|outbox| outbox.is_closed()), [true, false, false]);
+        assert_eq!(shard.load().sessions, 2);
+        shard.close_session(id);
+        assert_eq!(shard.load().sessions, 1);
+    }
 
     #[test]
     fn a_pull_beyond_the_bound_is_refused_before_anything_is_read() {

@@ -16,11 +16,11 @@ use halflife_server::shard::Shard;
 use tokio_stream::Stream;
 
 use crate::coverage::Transition;
-use crate::event::{Down, Up};
+use crate::event::{Down, Event, Up};
 use crate::faults::Point;
 use crate::lead::hello;
 use crate::ledger::Answered;
-use crate::network::{ConnectionId, Way};
+use crate::network::{ConnectionId, End, Way};
 use crate::promises::Expected;
 use crate::world::World;
 
@@ -57,6 +57,8 @@ impl World<'_> {
     }
 
     fn open_session(&mut self, server: usize, connection: ConnectionId, from_step: Option<Step>) {
+        let known = self.network.get(connection);
+        let peer = self.workers[known.worker].incarnation_of(known.life);
         let opened = match self.shard_for(server, connection) {
             Err(refusal) => Err(refusal),
             Ok(shard) => {
@@ -67,7 +69,7 @@ impl World<'_> {
                     step: shard.complete().map(|step| step.0),
                 }));
                 let generation = shard.identity().generation;
-                shard.open_session(from_step, &outbox).map(|id| (id, outbox, generation))
+                shard.open_session(peer, from_step, &outbox).map(|id| (id, outbox, generation))
             }
         };
         match opened {
@@ -76,12 +78,24 @@ impl World<'_> {
                 let at_a_step = from_step.is_some();
                 self.coverage.pass(if at_a_step { Transition::StreamAtStep } else { Transition::StreamAtNewest });
                 self.servers[server].sessions.push(Session { connection, id, outbox, outgoing });
+                self.end_replaced(server);
                 self.pump_session(connection);
             }
             Err(refusal) => {
                 self.coverage.count("refusal", refusal.cause);
                 self.push_down(connection, Down::Ended(refusal));
             }
+        }
+    }
+
+    /// Streams end whose worker has opened another.
+    fn end_replaced(&mut self, server: usize) {
+        let replaced: Vec<_> =
+            self.servers[server].sessions.extract_if(.., |session| session.outbox.is_closed()).collect();
+        for session in replaced {
+            let at_us = self.now + self.random.below(100_000);
+            self.network.forget_peer_end(session.connection);
+            self.queue.push(at_us, Event::Ended { connection: session.connection, end: End::Worker });
         }
     }
 
