@@ -14,7 +14,7 @@ use crate::placement::balance;
 pub(crate) fn shard(settings: &str, shapes: &[&[usize]]) -> Arc<Shard> {
     let job = format!("[job]\nname = \"test\"\n{settings}\n[optimizer]\nalgorithm = \"sgd\"\nlr = 0.5\nmomentum = 0.5");
     let spec = JobSpec::parse("the test", &job, &[]).unwrap();
-    let tensors = shapes.iter().enumerate().map(|(number, shape)| Tensor::trainable(&number.to_string(), shape));
+    let tensors = shapes.iter().enumerate().map(|(number, shape)| Tensor::trainable(number.to_string(), shape));
     let manifest = Manifest::new(tensors.collect()).unwrap();
     let placement = balance(&manifest, 1, spec.job.block_elements, false, vec!["http://s".into()]).unwrap();
     let identity = Identity {
