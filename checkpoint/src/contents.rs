@@ -1,5 +1,7 @@
 //! Contents of a block: what a server hands over to be stored, and gets back.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use halflife_proto::blocks::BlockId;
 use serde::{Deserialize, Serialize};
@@ -74,4 +76,19 @@ impl BlockContents {
     pub fn array(&self, name: &str) -> Option<&Array> {
         self.arrays.iter().find(|array| array.name == name)
     }
+}
+
+/// What is wrong with the arrays of a block, each a name, a dtype and a length in bytes: names differ, and elements are whole.
+pub(crate) fn array_problem<'a>(arrays: impl Iterator<Item = (&'a str, ArrayDtype, u64)>) -> Option<String> {
+    let mut names = HashSet::new();
+    for (name, dtype, bytes) in arrays {
+        if name.is_empty() || !names.insert(name) {
+            return Some(format!("expected its arrays to have different names, found {name:?} twice or without one"));
+        }
+        let each = dtype.element_bytes();
+        if !bytes.is_multiple_of(each) {
+            return Some(format!("array {name:?}: expected elements of {each} bytes, found {bytes} bytes in all"));
+        }
+    }
+    None
 }

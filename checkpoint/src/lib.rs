@@ -42,5 +42,7 @@ pub use checkpoints::{
 pub use claim::Claim;
 pub use contents::{Array, ArrayDtype, BlockContents, WEIGHTS};
 pub use id::CheckpointId;
-pub use manifest::{CheckpointManifest, FORMAT_VERSION, FileRecord, GroupLedger, ScheduleState, SpecRevision};
+pub use manifest::{
+    COUNT_MAX, CheckpointManifest, FORMAT_VERSION, FileRecord, GroupLedger, NumberError, ScheduleState, SpecRevision,
+};
 pub use retention::Retention;

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::id::CheckpointId;
 
 mod model;
+mod numbers;
+
+pub use numbers::{COUNT_MAX, NumberError};
 
 /// The version of the stored format that this build writes and reads.
 pub const FORMAT_VERSION: u32 = 1;

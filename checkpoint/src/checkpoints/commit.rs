@@ -79,12 +79,13 @@ impl Checkpoints {
     /// another manifest is there. After [`CommitError::Store`] and [`CommitError::Fenced`] it may be committed all the same.
     pub async fn commit(&self, manifest: &CheckpointManifest) -> Result<(), CommitError> {
         let id = manifest.id;
+        let path = paths::manifest(id);
+        manifest.check_numbers().map_err(|source| ReadError::Number { path: path.clone(), source })?;
         // No lock: a claim may come right after this look. It only spares the common case a commit that nobody will
         // ever restore.
         self.check_not_fenced(id).await?;
         let found = self.digests_of(&Expected::of(manifest), &manifest.files).await?;
         check(manifest, found)?;
-        let path = paths::manifest(id);
         let file = Bytes::from(guarded::write("manifest", manifest));
         if self.create_or_find(&path, file).await?.is_some() {
             return Err(CommitError::Conflict { id });

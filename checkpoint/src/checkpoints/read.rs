@@ -7,7 +7,7 @@ use super::Checkpoints;
 use super::server_file::{Expected, missing, open_all};
 use crate::contents::BlockContents;
 use crate::id::CheckpointId;
-use crate::manifest::CheckpointManifest;
+use crate::manifest::{CheckpointManifest, NumberError};
 use crate::store::StoreError;
 use crate::{exact, guarded, paths};
 
@@ -42,6 +42,14 @@ pub enum ReadError {
         path: String,
         /// What was expected and what is there.
         problem: String,
+    },
+    /// A manifest that no job writes.
+    #[error("{path}: {source}")]
+    Number {
+        /// The file.
+        path: String,
+        /// The number.
+        source: NumberError,
     },
     /// A file of another version of the format.
     #[error("{path}: expected format version {expected}, found {found}")]
@@ -143,6 +151,7 @@ impl Checkpoints {
             let (expected, found) = (format!("checkpoint {id}"), format!("checkpoint {}", manifest.id));
             return Err(ReadError::Foreign { path, expected, found });
         }
+        manifest.check_numbers().map_err(|source| ReadError::Number { path, source })?;
         Ok(manifest)
     }
 

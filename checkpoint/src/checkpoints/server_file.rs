@@ -10,11 +10,11 @@ use halflife_proto::manifest::Manifest;
 
 use super::{Differing, ReadError};
 use crate::blocking::blocking;
-use crate::contents::{ArrayDtype, WEIGHTS};
+use crate::contents::{ArrayDtype, WEIGHTS, array_problem};
 use crate::data_file::{Frame, frame};
 use crate::id::CheckpointId;
 use crate::index::{Index, IndexedBlock, place};
-use crate::manifest::{CheckpointManifest, FileRecord};
+use crate::manifest::{COUNT_MAX, CheckpointManifest, FileRecord};
 use crate::store::Store;
 use crate::{guarded, paths};
 
@@ -25,6 +25,7 @@ pub struct Expected {
     /// `None` where any job will do.
     pub job: Option<JobId>,
     pub model: Manifest,
+    /// A power of two: of a manifest whose numbers are checked, or of a placement.
     pub block_elements: u64,
 }
 
@@ -198,7 +199,7 @@ fn check_owner(path: &str, expected: &Expected, server: ServerIndex, index: &Ind
     })
 }
 
-/// Every block is one of the model, has weights of its length, and lies where the layout puts it.
+/// Every block is one of the model, has weights of its length and whole elements, and lies where the layout puts it.
 fn check_blocks(path: &str, expected: &Expected, index: &Index) -> Result<(), ReadError> {
     for block in &index.blocks {
         if let Some(problem) = block_problem(expected, block) {
@@ -226,6 +227,13 @@ fn block_problem(expected: &Expected, block: &IndexedBlock) -> Option<String> {
     let Some(range) = block_range(tensor, id.index, expected.block_elements) else {
         return Some(format!("expected a block of {tensor} at {} elements a block", expected.block_elements));
     };
+    if block.updates > COUNT_MAX {
+        return Some(format!("expected at most {COUNT_MAX} updates, found {}", block.updates));
+    }
+    let arrays = block.arrays.iter().map(|array| (array.name.as_str(), array.dtype, array.bytes));
+    if let Some(problem) = array_problem(arrays) {
+        return Some(problem);
+    }
     let weights = block.arrays.iter().find(|array| array.name == WEIGHTS);
     let found = weights.map(|weights| (weights.dtype, weights.bytes));
     let bytes = (range.end - range.start) * ArrayDtype::F32.element_bytes();

@@ -6,4 +6,5 @@ mod damage;
 mod faults;
 mod format;
 mod life;
+mod numbers;
 mod sample;

@@ -40,7 +40,9 @@ impl Gathered {
         }
     }
 
-    fn place(&mut self, range: &Range<u64>, contents: BlockContents) {
+    /// Puts a block into its tensor. Gives what is wrong with a plane: its length is the optimizer's matter, which the store
+    /// does not know.
+    fn place(&mut self, range: &Range<u64>, contents: BlockContents) -> Result<(), String> {
         let BlockContents { updates, arrays, .. } = contents;
         let (least, most) = self.updates.unwrap_or((updates, updates));
         self.updates = Some((least.min(updates), most.max(updates)));
@@ -48,6 +50,10 @@ impl Gathered {
             let whole = if name == WEIGHTS { Some(&mut self.weights) } else { self.planes.get_mut(&name) };
             let Some(whole) = whole else { continue };
             let target = &mut whole[4 * range.start as usize..4 * range.end as usize];
+            let expected = (range.end - range.start) * dtype.element_bytes();
+            if data.len() as u64 != expected {
+                return Err(format!("array {name:?}: expected {expected} bytes, found {}", data.len()));
+            }
             match dtype {
                 ArrayDtype::F32 => target.copy_from_slice(&data),
                 ArrayDtype::Bf16 => {
@@ -57,6 +63,7 @@ impl Gathered {
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -72,16 +79,21 @@ pub async fn gather(
     let model = &manifest.model;
     let mut gathered: Vec<_> = model.tensors().iter().map(|tensor| Gathered::of(tensor, planes)).collect();
     let blocks: Vec<_> = all_blocks(model, manifest.block_elements).map(|(block, _)| block).collect();
+    let mut misfit = None;
     let mut each = |contents: BlockContents| {
+        let (block, name) = (contents.block, contents.tensor.clone());
         let (tensor, index) = (contents.block.tensor, contents.block.index);
         let range = model.get(tensor).and_then(|tensor| block_range(tensor, index, manifest.block_elements));
         // Only blocks of the model were asked for.
-        if let Some(range) = range {
-            gathered[tensor.0 as usize].place(&range, contents);
+        if let Some(range) = range
+            && let Err(problem) = gathered[tensor.0 as usize].place(&range, contents)
+        {
+            let path = format!("checkpoint {}", manifest.id);
+            misfit.get_or_insert(ReadError::Block { path, tensor: name, block, problem });
         }
     };
     checkpoints.read_blocks(manifest, &blocks, &mut each).await?;
-    Ok(gathered)
+    misfit.map_or(Ok(gathered), Err)
 }
 
 /// The weights file.
@@ -140,4 +152,26 @@ pub fn state_file(
 /// The tensors that have blocks of their own.
 fn own<'a>(model: &'a Manifest, gathered: &'a mut [Gathered]) -> impl Iterator<Item = (&'a Tensor, &'a mut Gathered)> {
     model.tensors().iter().zip(gathered).filter(|(tensor, _)| !matches!(tensor.role, Role::Tied(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use halflife_proto::blocks::BlockId;
+    use halflife_proto::ids::TensorIndex;
+
+    use super::*;
+
+    #[test]
+    fn a_plane_of_another_length_is_refused() {
+        let block = BlockId { tensor: TensorIndex(0), index: 1 };
+        let cases =
+            [("m", ArrayDtype::F32, 4, false), ("m", ArrayDtype::F32, 8, true), ("m", ArrayDtype::Bf16, 8, false)];
+        for (name, dtype, bytes, fits) in cases {
+            let mut gathered = Gathered::of(&Tensor::trainable("w", &[6]), &["m"]);
+            let arrays = vec![Array { name: name.to_owned(), dtype, data: Bytes::from(vec![0; bytes]) }];
+            let contents = BlockContents { block, tensor: "w".to_owned(), updates: 1, arrays };
+            assert_eq!(gathered.place(&(4..6), contents).is_ok(), fits, "{dtype:?} {bytes}");
+        }
+    }
 }

@@ -1,9 +1,7 @@
 //! What blocks must be before they are written. Sorts them into block order.
 
-use std::collections::HashSet;
-
 use super::WriteError;
-use crate::contents::{ArrayDtype, BlockContents, WEIGHTS};
+use crate::contents::{ArrayDtype, BlockContents, WEIGHTS, array_problem};
 
 /// Sorts the blocks and refuses what no reader would accept.
 pub fn blocks(blocks: &mut [BlockContents]) -> Result<(), WriteError> {
@@ -20,16 +18,9 @@ pub fn blocks(blocks: &mut [BlockContents]) -> Result<(), WriteError> {
 }
 
 fn problem(contents: &BlockContents) -> Option<String> {
-    let mut names = HashSet::new();
-    for array in &contents.arrays {
-        let (name, bytes) = (&array.name, array.data.len() as u64);
-        if name.is_empty() || !names.insert(name) {
-            return Some(format!("expected its arrays to have different names, found {name:?} twice or without one"));
-        }
-        if !bytes.is_multiple_of(array.dtype.element_bytes()) {
-            let each = array.dtype.element_bytes();
-            return Some(format!("array {name:?}: expected elements of {each} bytes, found {bytes} bytes in all"));
-        }
+    let arrays = contents.arrays.iter().map(|array| (array.name.as_str(), array.dtype, array.data.len() as u64));
+    if let Some(problem) = array_problem(arrays) {
+        return Some(problem);
     }
     match contents.array(WEIGHTS).map(|weights| weights.dtype) {
         Some(ArrayDtype::F32) => None,
