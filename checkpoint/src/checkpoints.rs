@@ -22,7 +22,7 @@ pub use nonce::NonceError;
 pub use prune::{PruneError, Pruned};
 pub use read::{Differing, ReadError};
 pub use verify::Verified;
-pub use write::WriteError;
+pub use write::{GivenUp, WriteError};
 
 mod claims;
 mod commit;

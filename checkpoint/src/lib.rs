@@ -36,8 +36,8 @@ mod index;
 mod paths;
 
 pub use checkpoints::{
-    Checkpoints, ClaimError, CommitError, Differing, Digests, Listed, NonceError, OpenError, PruneError, Pruned,
-    ReadError, RoomError, Verified, WriteError,
+    Checkpoints, ClaimError, CommitError, Differing, Digests, GivenUp, Listed, NonceError, OpenError, PruneError,
+    Pruned, ReadError, RoomError, Verified, WriteError,
 };
 pub use claim::Claim;
 pub use contents::{Array, ArrayDtype, BlockContents, WEIGHTS};

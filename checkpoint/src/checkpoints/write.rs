@@ -15,9 +15,13 @@ use crate::manifest::FileRecord;
 use crate::store::{StoreError, StoreGone, parts};
 use crate::{guarded, paths};
 
+use given_up::GivenUpOnDrop;
 use plan::{Owner, Plan};
 
+pub use given_up::GivenUp;
+
 mod check;
+mod given_up;
 mod plan;
 mod produce;
 
@@ -75,6 +79,22 @@ impl Checkpoints {
         job: &JobId,
         blocks: Vec<BlockContents>,
     ) -> Result<FileRecord, WriteError> {
+        self.write_blocks_unless(&GivenUp::default(), id, server, job, blocks).await
+    }
+
+    /// As [`Checkpoints::write_blocks`], until it is given up. Also where nobody waits for it any more, it goes no further
+    /// than the part that is under way.
+    ///
+    /// # Errors
+    /// [`WriteError`]; [`StoreError::Interrupted`] in it once it is given up, unless all was on its way already.
+    pub async fn write_blocks_unless(
+        &self,
+        given_up: &GivenUp,
+        id: CheckpointId,
+        server: ServerIndex,
+        job: &JobId,
+        blocks: Vec<BlockContents>,
+    ) -> Result<FileRecord, WriteError> {
         match self.store.size(&paths::manifest(id)).await {
             Ok(_) => return Err(WriteError::Committed { id }),
             Err(StoreError::NotFound { .. }) => {}
@@ -84,8 +104,11 @@ impl Checkpoints {
         let Plan { blocks, index, frame, mut record } = blocking(move || plan::plan(owner, blocks)).await?;
         let (sender, parts) = parts(self.store.part_bytes(record.bytes));
         let data_path = paths::data(id, server);
+        let waits = GivenUpOnDrop::default();
+        let (given_up, gone) = (given_up.clone(), waits.0.clone());
         let producing = in_background(move || {
-            let index = produce::data(frame, index, blocks, sender)?;
+            let is_wanted = || !given_up.is_set() && !gone.is_set();
+            let index = produce::data(frame, index, blocks, sender, is_wanted)?;
             Ok(guarded::write("index", &index))
         });
         let failed = |operation, source| StoreError::Failed { operation, path: data_path.clone(), source };

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halflife_checkpoint::faults::{Fault, FaultyStore};
-use halflife_checkpoint::store::{LocalStore, Store};
-use halflife_checkpoint::{Checkpoints, ClaimError};
+use halflife_checkpoint::store::{LocalStore, Store, StoreError};
+use halflife_checkpoint::{Array, ArrayDtype, BlockContents, Checkpoints, ClaimError, GivenUp, WEIGHTS, WriteError};
+use halflife_proto::blocks::BlockId;
+use halflife_proto::ids::{ServerIndex, TensorIndex};
 
 use crate::sample::{self, claim, id};
 
@@ -114,4 +116,70 @@ async fn a_slow_store_is_waited_for() {
     let begun = Instant::now();
     live(Arc::new(store)).await.unwrap();
     assert!(begun.elapsed() >= 2 * delay);
+}
+
+/// Memory of an array that tells when it is free.
+struct Told(Vec<u8>, tokio::sync::mpsc::UnboundedSender<()>);
+
+impl AsRef<[u8]> for Told {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let _ = self.1.send(());
+    }
+}
+
+/// One block of the sample model, so large that it is many parts, and who hears when its memory is free.
+fn large_blocks(count: u32) -> (Vec<BlockContents>, tokio::sync::mpsc::UnboundedReceiver<()>) {
+    let (told, freed) = tokio::sync::mpsc::unbounded_channel();
+    let block = |index| BlockContents {
+        block: BlockId { tensor: TensorIndex(0), index },
+        tensor: "w".to_owned(),
+        updates: 0,
+        arrays: vec![Array {
+            name: WEIGHTS.to_owned(),
+            dtype: ArrayDtype::F32,
+            data: bytes::Bytes::from_owner(Told(vec![0; 1 << 20], told.clone())),
+        }],
+    };
+    ((0..count).map(block).collect(), freed)
+}
+
+#[tokio::test]
+async fn what_is_given_up_ends_early_and_lets_go_of_its_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FaultyStore::new(local(directory.path())).with(1, Fault::Delay(Duration::from_millis(50)));
+    let checkpoints = Checkpoints::in_store(Arc::new(store));
+    let (blocks, mut freed) = large_blocks(64);
+    let given_up = GivenUp::default();
+    let job = sample::job();
+    let writing = checkpoints.write_blocks_unless(&given_up, id(7, 1), ServerIndex(0), &job, blocks);
+    let (written, ()) = tokio::join!(writing, async {
+        // The store has begun to take parts only after this.
+        given_up.set();
+    });
+    let error = written.unwrap_err();
+    assert!(matches!(error, WriteError::Store(StoreError::Interrupted { .. })), "{error}");
+    for _ in 0..64 {
+        freed.recv().await.unwrap();
+    }
+    assert!(freed.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn a_write_that_nobody_waits_for_ends_early() {
+    let directory = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::in_store(local(directory.path()));
+    let (blocks, mut freed) = large_blocks(256);
+    let job = sample::job();
+    let writing = checkpoints.write_blocks(id(7, 1), ServerIndex(0), &job, blocks);
+    assert!(tokio::time::timeout(Duration::from_millis(20), writing).await.is_err());
+    while freed.recv().await.is_some() {}
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let file = format!("checkpoints/{}/server-0000.safetensors", id(7, 1));
+    assert!(!directory.path().join(file).exists());
 }

@@ -10,17 +10,22 @@ use crate::store::{PartSender, StoreGone};
 
 /// Sends the whole file and returns the index with its digests. Each block is dropped once its bytes
 /// are copied; of the arrays that lie at the end, at most one per plane and tensor, a copy is kept, so
-/// that they do not hold the block's memory either.
+/// that they do not hold the block's memory either. Ends early, letting go of all blocks, once the file is not wanted.
 pub fn data(
     frame: Frame,
     mut index: Index,
     blocks: Vec<BlockContents>,
     mut to: PartSender,
+    is_wanted: impl Fn() -> bool,
 ) -> Result<Index, StoreGone> {
     to.write(&frame.header)?;
     to.write(&frame.updates)?;
     let mut late = Vec::new();
     for (contents, indexed) in blocks.into_iter().zip(&mut index.blocks) {
+        if !is_wanted() {
+            // The store finds that bytes are missing, and says so.
+            return Err(StoreGone);
+        }
         block(contents, indexed, &mut to, &mut late)?;
     }
     for data in late {
@@ -99,7 +104,7 @@ mod tests {
         let owner = Owner { id, server: ServerIndex(0), job: JobId("job".to_owned()) };
         let Plan { blocks, index, frame, record } = plan(owner, (0..BLOCKS as u32).map(block).collect()).unwrap();
         let (sender, mut parts) = parts(PART_ALIGNMENT);
-        let producer = std::thread::spawn(move || data(frame, index, blocks, sender));
+        let producer = std::thread::spawn(move || data(frame, index, blocks, sender, || true));
         let mut read = 0;
         while let Some(part) = parts.next_blocking() {
             read += part.as_ref().len();
