@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use halflife_proto::PULL_BLOCKS_MAX;
 use halflife_proto::refusal::RefusalCause;
 use halflife_proto::v1::{self, step_request, step_response};
+use halflife_proto::{PROTOCOL_VERSION, PULL_BLOCKS_MAX};
 use halflife_server::JobSpec;
 use halflife_tests::cluster::Cluster;
+use halflife_tests::process::{Process, root};
 use halflife_tests::small_job::{refusal, spec, started, tensors};
 use halflife_tests::tool::{self, Tool, ToolTensor, bytes, floats};
 use tokio::sync::mpsc;
@@ -547,6 +548,27 @@ async fn control_calls_to_another_server_name_the_lead() {
     let refusal = refusal(&control.describe(v1::DescribeRequest {}).await.unwrap_err());
     assert_eq!(refusal.cause, RefusalCause::NotLead);
     assert_eq!(refusal.lead_url(), Some(cluster.lead_url()), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_makes_no_sense_costs_a_server_its_place_and_the_lead_says_why() {
+    let job = root().join("deploy/examples/digits.toml");
+    let job = job.to_str().expect("a path");
+    let (mut lead, url) = Process::server(&["--config", job, "--set", "job.servers=2"]);
+    let hello = v1::Hello { protocol_version: PROTOCOL_VERSION, incarnation: 7, ..v1::Hello::default() };
+    let registration =
+        v1::Registration { hello: Some(hello), url: "http://127.0.0.1:1".to_owned(), ..v1::Registration::default() };
+    let registration = v1::ServerReport { report: Some(v1::server_report::Report::Registration(registration)) };
+    let nonsense = v1::ServerReport { report: None };
+    let (reports, outgoing) = mpsc::channel(2);
+    reports.send(registration).await.expect("room");
+    reports.send(nonsense).await.expect("room");
+    let mut control = tool::control(&url).await.expect("the lead listens");
+    let mut orders = control.register(ReceiverStream::new(outgoing)).await.expect("it is taken in").into_inner();
+    assert!(orders.message().await.expect("an admission").is_some());
+    let line = lead.wait_for_line("a report of a server makes no sense");
+    assert!(line.contains("ERROR") && line.contains("index") && line.contains("report"), "{line}");
+    lead.wait_for_line("is lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::info;
+use tracing::{error, info};
 
 use super::Lead;
 use super::state::LeadState;
@@ -201,12 +201,25 @@ impl Control for ControlService {
             Order::Admit { lead: lead.identity().hello(), index, job_toml: lead.spec().for_followers().to_toml() };
         let (reports, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         tokio::spawn(lead.clone().follow_server(index, receiver));
+        let meter = self.meter.clone();
         tokio::spawn(async move {
-            // The end of the stream, or a report that makes no sense, is the loss of the server.
-            while let Ok(Some(report)) = incoming.message().await {
-                let Ok(report) = wire::read_report(report) else { return };
-                if reports.send(report).await.is_err() {
-                    return;
+            // The end of the stream, or a report that makes no sense, is the loss of the server. Why is known only here.
+            loop {
+                let report = match incoming.message().await {
+                    Ok(Some(report)) => wire::read_report(report),
+                    Ok(None) => return,
+                    Err(status) => return info!(%index, %status, "the link to a server ended"),
+                };
+                match report {
+                    Ok(report) => {
+                        if reports.send(report).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(refusal) => {
+                        meter.refused(&refusal);
+                        return error!(%index, %refusal, "a report of a server makes no sense; the link to it is cut");
+                    }
                 }
             }
         });
