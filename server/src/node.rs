@@ -3,6 +3,8 @@
 //! The same loop runs on every server; on the lead its channels stay in the process, elsewhere they
 //! are the two directions of a `Register` stream (`follower.rs`).
 
+mod writing;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +16,14 @@ use halflife_proto::membership::{CheckpointName, CheckpointPlan, Order, Partial,
 use halflife_proto::placement::Placement;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::JoinError;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
+use writing::{Writing, Written};
 
 use crate::config::JobSpec;
-use crate::saving;
-use crate::shard::{CutAnswer, Identity, Shard, ShardCompute, ShardPlace, Standing};
+use crate::saving::{self, RestoreError};
+use crate::shard::{CutAnswer, Identity, Shard, ShardCompute, ShardPlace, Standing, TakenCut};
 
 /// Orders or reports under way between the lead and one server.
 pub const CHANNEL_CAPACITY: usize = 256;
@@ -35,6 +38,18 @@ pub enum NodeEnd {
     Finished(Step),
     /// The lead is gone.
     LeadLost,
+    /// The checkpoint store failed for longer than this server tries: it holds no blocks. Whoever starts it again may find
+    /// the store well.
+    StoreFailed(String),
+    /// A bug. What the server holds is not to be trusted; its blocks are read again elsewhere.
+    Panicked(String),
+}
+
+impl NodeEnd {
+    /// How the task of a node ended.
+    pub(crate) fn of(ended: Result<NodeEnd, JoinError>) -> NodeEnd {
+        ended.unwrap_or_else(|error| NodeEnd::Panicked(error.to_string()))
+    }
 }
 
 /// A server that has been admitted to a job.
@@ -74,13 +89,13 @@ impl Node {
     /// Carries out orders until the job is over or the lead is gone.
     pub async fn run(self, mut orders: mpsc::Receiver<Order>, reports: mpsc::Sender<Report>) -> NodeEnd {
         let mut followed = Followed::default();
-        // Ends with the node: what it writes belongs to this generation.
-        let mut saving: JoinSet<Report> = JoinSet::new();
+        let mut writing = Writing::default();
         let mut reported = Standing::default();
         let mut load_told = ServerLoad::default();
         let mut load_due = tokio::time::interval(LOAD_INTERVAL);
         load_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.write_next(&mut writing);
             tokio::select! {
                 _ = load_due.tick() => {
                     let shard = self.place.get().inspect(|shard| shard.look_after_sessions());
@@ -93,6 +108,9 @@ impl Node {
                     None => return NodeEnd::LeadLost,
                     Some(Order::Finish(step)) => return NodeEnd::Finished(step),
                     Some(order @ (Order::AskMissing(_) | Order::LastStep(_) | Order::Cut(_))) => {
+                        if matches!(order, Order::Cut(_)) {
+                            writing.give_up();
+                        }
                         if let Some(answer) = self.answer(&order)
                             && reports.send(answer).await.is_err()
                         {
@@ -107,7 +125,8 @@ impl Node {
                                 return NodeEnd::LeadLost;
                             }
                         }
-                        Err(refusal) => {
+                        Err(error @ RestoreError::Store { .. }) => return NodeEnd::StoreFailed(error.to_string()),
+                        Err(RestoreError::Refused(refusal)) => {
                             error!(%refusal, "an order cannot be carried out");
                             if reports.send(Report::Halted(refusal)).await.is_err() {
                                 return NodeEnd::LeadLost;
@@ -128,15 +147,16 @@ impl Node {
                     }
                 }
                 Some(()) = changed(&mut followed.cuts) => {
-                    if let Some(step) = self.begin_to_save(&mut saving)
-                        && reports.send(Report::CutTaken(step)).await.is_err()
-                    {
-                        return NodeEnd::LeadLost;
+                    if let Some(cut) = self.fetch_cut() {
+                        let step = cut.step;
+                        writing.add(cut);
+                        if reports.send(Report::CutTaken(step)).await.is_err() {
+                            return NodeEnd::LeadLost;
+                        }
                     }
                 }
-                Some(saved) = saving.join_next() => {
-                    // It is aborted by nobody but the end of this task.
-                    if let Ok(report) = saved && reports.send(report).await.is_err() {
+                Some(written) = writing.ended() => {
+                    if let Written::Told(report) = written && reports.send(report).await.is_err() {
                         return NodeEnd::LeadLost;
                     }
                 }
@@ -163,27 +183,22 @@ impl Node {
         }
     }
 
-    /// Begins to write a cut that is whole. Gives its step.
-    fn begin_to_save(&self, saving: &mut JoinSet<Report>) -> Option<Step> {
-        let (shard, checkpoints) = (self.place.get()?, self.checkpoints.clone()?);
-        let cut = shard.take_cut()?;
-        let step = cut.step;
+    /// A cut that is whole.
+    fn fetch_cut(&self) -> Option<TakenCut> {
+        let cut = self.place.get()?.take_cut()?;
         fault_point::reach(FaultPoint::CutTaken);
+        Some(cut)
+    }
+
+    /// Begins to write what is to be written next, if it is its turn.
+    fn write_next(&self, writing: &mut Writing) {
+        let (Some(shard), Some(checkpoints)) = (self.place.get(), self.checkpoints.clone()) else { return };
+        let Some(cut) = writing.take_next() else { return };
         let Identity { job, generation, index, .. } = self.identity.clone();
-        saving.spawn(async move {
-            let name = CheckpointName { step, generation };
-            match saving::save(&checkpoints, name, index, &job, &shard, cut).await {
-                Ok(file) => {
-                    fault_point::reach(FaultPoint::PartWritten);
-                    Report::Saved(step, file)
-                }
-                Err(error) => {
-                    warn!(%error, %step, "this server's part of a checkpoint cannot be written");
-                    Report::SaveFailed(step, error.to_string())
-                }
-            }
+        let name = CheckpointName { step: cut.step, generation };
+        writing.begin(cut.step, |given_up| async move {
+            saving::save(&checkpoints, &given_up, name, index, &job, &shard, cut).await
         });
-        Some(step)
     }
 
     /// Holds the blocks of a placement; as a checkpoint has them, if the job goes on from one.
@@ -192,7 +207,7 @@ impl Node {
         manifest: Manifest,
         placement: Placement,
         plan: Option<CheckpointPlan>,
-    ) -> Result<(Arc<Shard>, u64), Refusal> {
+    ) -> Result<(Arc<Shard>, u64), RestoreError> {
         let version = placement.version();
         let (compute, meter) = (self.compute.clone(), self.place.meter().clone());
         let shard = Shard::new(self.identity.clone(), &self.spec, manifest, placement, compute, meter)?;
@@ -210,7 +225,7 @@ impl Node {
         Ok((shard, version))
     }
 
-    async fn carry_out(&self, order: Order) -> Result<Option<(Arc<Shard>, u64)>, Refusal> {
+    async fn carry_out(&self, order: Order) -> Result<Option<(Arc<Shard>, u64)>, RestoreError> {
         match order {
             Order::Place { manifest, placement, checkpoint } => {
                 self.hold(manifest, placement, checkpoint).await.map(Some)
@@ -224,7 +239,8 @@ impl Node {
             Order::Initialize(contribution) => {
                 let shard =
                     self.place.get().ok_or_else(|| Refusal::new(RefusalCause::NotReady, "no blocks are placed yet"))?;
-                shard.contribute(contribution).map(|_| None)
+                shard.contribute(contribution)?;
+                Ok(None)
             }
             Order::Total(total) => {
                 if let Some(shard) = self.place.get() {
@@ -284,3 +300,6 @@ async fn report(now: &Standing, reported: &mut Standing, reports: &mpsc::Sender<
     *reported = now.clone();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use halflife_checkpoint::store::StoreError;
 use halflife_checkpoint::{
-    Array, ArrayDtype, BlockContents, CheckpointId, Checkpoints, ReadError, RoomError, WEIGHTS, WriteError,
+    Array, ArrayDtype, BlockContents, CheckpointId, Checkpoints, GivenUp, NonceError, ReadError, RoomError, WEIGHTS,
+    WriteError,
 };
 use halflife_optim::{Plane, PlaneSpec};
 use halflife_proto::fault_point::{self, FaultPoint};
@@ -18,9 +20,9 @@ use thiserror::Error;
 use crate::block::{Captured, Planes};
 use crate::shard::{Shard, TakenCut};
 
-/// Attempts to read a checkpoint while the store fails, and the first pause between them, which doubles.
+/// Attempts to read from a store that fails, and the first pause between them, which doubles: 6.2 s in all.
 const READ_ATTEMPTS: u32 = 6;
-const READ_PAUSE: Duration = Duration::from_millis(200);
+const READ_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 200 });
 
 /// Why a server's part of a checkpoint was not written.
 #[derive(Debug, Error)]
@@ -33,14 +35,31 @@ pub(crate) enum SaveError {
     Write(#[from] WriteError),
 }
 
+/// Why a server does not hold its blocks as the checkpoint has them.
+#[derive(Debug, Error)]
+pub(crate) enum RestoreError {
+    /// Damage, or another store than the lead's: it stays, however often somebody looks.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store failed at every attempt. It may be well another time.
+    #[error("the checkpoints at {location}: {READ_ATTEMPTS} attempts to read failed, the last one with: {source}")]
+    Store {
+        /// Where.
+        location: String,
+        /// The last reason.
+        source: StoreError,
+    },
+}
+
 /// Names a checkpoint as the store does.
 pub(crate) fn id_of(name: CheckpointName) -> CheckpointId {
     CheckpointId { step: name.step, generation: name.generation }
 }
 
-/// Writes a cut. Each block's memory is let go of as soon as it is written.
+/// Writes a cut, unless it is given up. Each block's memory is let go of as soon as it is written.
 pub(crate) async fn save(
     checkpoints: &Checkpoints,
+    given_up: &GivenUp,
     name: CheckpointName,
     server: ServerIndex,
     job: &JobId,
@@ -51,7 +70,7 @@ pub(crate) async fn save(
     let contents: Vec<BlockContents> =
         cut.blocks.into_iter().map(|captured| contents_of(captured, shard.manifest(), specs)).collect();
     checkpoints.check_room(contents.iter().map(BlockContents::bytes).sum()).await?;
-    let record = checkpoints.write_blocks(id_of(name), server, job, contents).await?;
+    let record = checkpoints.write_blocks_unless(given_up, id_of(name), server, job, contents).await?;
     Ok(SavedFile {
         bytes: record.bytes,
         header_bytes: record.header_bytes,
@@ -92,43 +111,68 @@ impl AsRef<[u8]> for PlaneBytes {
     }
 }
 
+/// How often a store that fails is asked again.
+struct Attempts {
+    left: u32,
+    pause: Duration,
+}
+
+impl Attempts {
+    fn new() -> Attempts {
+        Attempts { left: READ_ATTEMPTS, pause: READ_PAUSE }
+    }
+
+    /// Waits for the next one.
+    ///
+    /// # Errors
+    /// That it was the last one.
+    async fn after(&mut self, checkpoints: &Checkpoints, error: StoreError) -> Result<(), RestoreError> {
+        self.left -= 1;
+        if self.left == 0 {
+            return Err(RestoreError::Store { location: checkpoints.location(), source: error });
+        }
+        tracing::warn!(%error, "cannot read from the checkpoint store; trying again");
+        tokio::time::sleep(self.pause).await;
+        self.pause *= 2;
+        Ok(())
+    }
+}
+
 /// Puts a shard's blocks back as the checkpoint has them, every digest verified.
 ///
 /// # Errors
-/// A refusal that names the block, or the file, that is not right.
+/// [`RestoreError`]; a refusal names the block, or the file, that is not right.
 pub(crate) async fn restore(
     checkpoints: &Checkpoints,
     name: CheckpointName,
     shard: &Arc<Shard>,
-) -> Result<(), Refusal> {
-    let mut pause = READ_PAUSE;
-    let mut attempt = 1;
+) -> Result<(), RestoreError> {
+    let mut attempts = Attempts::new();
     loop {
         match read(checkpoints, name, shard).await {
             Ok(()) => break,
-            // Another attempt may find the store well again; damage stays.
-            Err(Unreadable::Store(error)) if attempt < READ_ATTEMPTS => {
-                tracing::warn!(%error, "cannot read the checkpoint; trying again");
-                tokio::time::sleep(pause).await;
-                (pause, attempt) = (2 * pause, attempt + 1);
-            }
-            Err(Unreadable::Store(error)) => return Err(refused(name, &error.to_string())),
-            Err(Unreadable::Damaged(message)) => {
-                return Err(refused(name, &format!("{message}; a lead started with --latest-valid passes over it")));
-            }
-            Err(Unreadable::Refused(refusal)) => return Err(refusal),
+            Err(Unreadable::Store(error)) => match attempts.after(checkpoints, error).await {
+                // Looked for so long, it is not late but gone.
+                Err(RestoreError::Store { source: error @ StoreError::NotFound { .. }, .. }) => {
+                    return Err(damaged(name, &error.to_string()).into());
+                }
+                again => again?,
+            },
+            Err(Unreadable::Damaged(message)) => return Err(damaged(name, &message).into()),
+            Err(Unreadable::Refused(refusal)) => return Err(refusal.into()),
         }
     }
     shard.restored(name.step);
     Ok(())
 }
 
-fn refused(name: CheckpointName, why: &str) -> Refusal {
-    Refusal::new(RefusalCause::Malformed, format!("checkpoint {} cannot be restored: {why}", id_of(name)))
+fn damaged(name: CheckpointName, why: &str) -> Refusal {
+    let hint = "a lead started with --latest-valid passes over it";
+    Refusal::new(RefusalCause::Malformed, format!("checkpoint {} cannot be restored: {why}; {hint}", id_of(name)))
 }
 
 enum Unreadable {
-    Store(ReadError),
+    Store(StoreError),
     Damaged(String),
     Refused(Refusal),
 }
@@ -136,7 +180,7 @@ enum Unreadable {
 impl From<ReadError> for Unreadable {
     fn from(error: ReadError) -> Unreadable {
         match error {
-            ReadError::Store(_) => Unreadable::Store(error),
+            ReadError::Store(error) => Unreadable::Store(error),
             damage => Unreadable::Damaged(damage.to_string()),
         }
     }
@@ -181,16 +225,24 @@ fn values_of<T: bytemuck::Pod>(data: &[u8]) -> Vec<T> {
     values
 }
 
-/// Makes sure that this server's store is the one the lead writes to.
+/// Makes sure that this server's store is the one the lead writes to. A nonce that is not there is not waited for: the lead
+/// had written it before it told of it.
 ///
 /// # Errors
-/// A refusal that says where this server looked.
-pub(crate) async fn check_shared(checkpoints: &Checkpoints, plan: &CheckpointPlan) -> Result<(), Refusal> {
-    checkpoints.read_nonce(&plan.nonce).await.map_err(|error| {
-        let message = format!(
-            "{} is not the lead's checkpoint store: every server must see the same directory or bucket: {error}",
-            checkpoints.location()
-        );
-        Refusal::new(RefusalCause::Malformed, message)
-    })
+/// [`RestoreError`]; a refusal says where this server looked.
+pub(crate) async fn check_shared(checkpoints: &Checkpoints, plan: &CheckpointPlan) -> Result<(), RestoreError> {
+    let mut attempts = Attempts::new();
+    loop {
+        match checkpoints.read_nonce(&plan.nonce).await {
+            Ok(()) => return Ok(()),
+            Err(NonceError::Store(error)) => attempts.after(checkpoints, error).await?,
+            Err(error @ (NonceError::NotShared { .. } | NonceError::Name { .. })) => {
+                let message = format!(
+                    "{} is not the lead's checkpoint store: every server must see the same directory or bucket: {error}",
+                    checkpoints.location()
+                );
+                return Err(Refusal::new(RefusalCause::Malformed, message).into());
+            }
+        }
+    }
 }

@@ -21,7 +21,7 @@ use halflife_proto::{DESCRIPTORS, MESSAGE_BYTES_MAX};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tonic::service::Routes;
 use tracing::info;
 
@@ -159,6 +159,20 @@ pub enum ServerError {
     LeadLost {
         /// Newest step complete here.
         step: Option<Step>,
+    },
+    /// The checkpoint store cannot be read.
+    #[error("this server holds no blocks: {reason}")]
+    StoreFailed {
+        /// What was tried, and the last reason.
+        reason: String,
+    },
+    /// A bug.
+    #[error("a bug: {part} ended, which only a panic does: {reason}")]
+    Panicked {
+        /// What the server cannot go on without.
+        part: &'static str,
+        /// What is known.
+        reason: String,
     },
     /// The job had stopped before its end when the server was asked to go.
     #[error("the job stopped at {}: {refusal}", at(.step))]
@@ -323,19 +337,19 @@ impl RunningServer {
             let end = tokio::select! {
                 end = self.life.end() => end,
                 () = self.ground.unseated(&seat) => LifeEnd::GoesBack,
-                // Only a panic ends it before it is told to: then nobody is served any more.
-                _ = &mut self.serving => break None,
-                () = &mut asked_to_stop => break None,
+                served = &mut self.serving => break RunEnd::Serving(reason(served)),
+                () = &mut asked_to_stop => break RunEnd::Asked,
             };
             match end {
                 LifeEnd::GoesBack => {}
                 LifeEnd::Node(NodeEnd::LeadLost) if self.life.checkpoint.is_some() => {}
-                LifeEnd::Node(end) => break Some(end),
+                LifeEnd::Node(end) => break RunEnd::Node(end),
             }
             let lost_at = self.end_generation();
             self.ground.place.meter().recovers();
             self.life = tokio::select! {
                 life = self.ground.live(Some((self.life.generation, lost_at))) => life?,
+                served = &mut self.serving => break RunEnd::Serving(reason(served)),
                 () = &mut asked_to_stop => {
                     self.hang_up().await;
                     return Ok(ServerEnd::Stopped { step: lost_at, steps: Some(self.life.steps) });
@@ -346,16 +360,13 @@ impl RunningServer {
         let step = shard.as_ref().and_then(|shard| shard.complete());
         let halted = shard.as_ref().and_then(|shard| shard.standing().borrow().halted.clone());
         if let Some(shard) = shard {
-            let finished = matches!(end, Some(NodeEnd::Finished(_)));
+            let finished = matches!(end, RunEnd::Node(NodeEnd::Finished(_)));
             let status = (!finished).then(|| tonic::Status::unavailable("the server is stopping"));
             shard.close_sessions(status);
         }
         self.life.node.abort();
         self.hang_up().await;
-        match (end, halted) {
-            (None, Some(refusal)) => Err(ServerError::JobStopped { step, refusal }),
-            (end, _) => RunningServer::ended(end, step, Some(self.life.steps)),
-        }
+        RunningServer::ended(end, step, Some(self.life.steps), halted)
     }
 
     /// Nothing of this generation is served any more. Gives the newest step that was complete here.
@@ -379,16 +390,51 @@ impl RunningServer {
                 candidacy.resign().await;
             }
         };
+        let hang_up = async {
+            // Where a panic has ended it, that was heard already; who listens again would panic, too.
+            if !self.serving.is_finished() {
+                let _ = tokio::time::timeout(GOODBYE, &mut self.serving).await;
+            }
+        };
         // Whoever does not hang up in time is cut off when the process ends.
-        let _ = tokio::join!(tokio::time::timeout(GOODBYE, &mut self.serving), resign);
+        tokio::join!(hang_up, resign);
         self.serving.abort();
     }
 
-    fn ended(end: Option<NodeEnd>, step: Option<Step>, steps: Option<Step>) -> Result<ServerEnd, ServerError> {
-        match end {
-            Some(NodeEnd::Finished(step)) => Ok(ServerEnd::Finished { step }),
-            Some(NodeEnd::LeadLost) => Err(ServerError::LeadLost { step }),
-            None => Ok(ServerEnd::Stopped { step, steps }),
+    /// `halted`: why the job had stopped here, if it had.
+    fn ended(
+        end: RunEnd,
+        step: Option<Step>,
+        steps: Option<Step>,
+        halted: Option<Refusal>,
+    ) -> Result<ServerEnd, ServerError> {
+        match (end, halted) {
+            (RunEnd::Node(NodeEnd::Finished(step)), _) => Ok(ServerEnd::Finished { step }),
+            (RunEnd::Node(NodeEnd::LeadLost), _) => Err(ServerError::LeadLost { step }),
+            (RunEnd::Node(NodeEnd::StoreFailed(reason)), _) => Err(ServerError::StoreFailed { reason }),
+            (RunEnd::Node(NodeEnd::Panicked(reason)), _) => {
+                Err(ServerError::Panicked { part: "its part in the job", reason })
+            }
+            (RunEnd::Serving(reason), _) => Err(ServerError::Panicked { part: "what serves connections", reason }),
+            (RunEnd::Asked, Some(refusal)) => Err(ServerError::JobStopped { step, refusal }),
+            (RunEnd::Asked, None) => Ok(ServerEnd::Stopped { step, steps }),
         }
     }
 }
+
+/// Why a server's run is over.
+enum RunEnd {
+    /// By its part in the job.
+    Node(NodeEnd),
+    /// Nobody is served any more, although nobody was to stop.
+    Serving(String),
+    /// It was asked to stop.
+    Asked,
+}
+
+fn reason(served: Result<(), JoinError>) -> String {
+    served.err().map_or_else(|| "no panic is known".to_owned(), |error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use halflife_proto::placement::ServerAddress;
 use halflife_proto::refusal::{Refusal, RefusalCause};
 use rand::RngExt as _;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use super::elected::Seat;
 use super::{Part, ServerError};
@@ -199,8 +199,37 @@ impl Life {
             }
         };
         tokio::select! {
-            end = &mut self.node => LifeEnd::Node(end.unwrap_or(NodeEnd::LeadLost)),
+            end = &mut self.node => LifeEnd::Node(NodeEnd::of(end)),
+            panic = panicked(&mut self.tasks) => LifeEnd::Node(NodeEnd::Panicked(panic.to_string())),
             () = over => LifeEnd::GoesBack,
         }
+    }
+}
+
+/// Resolves when one of the tasks panics: a lead without them would look as if it led.
+async fn panicked(tasks: &mut JoinSet<()>) -> JoinError {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            return error;
+        }
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_a_leads_tasks_only_a_panic_ends_its_life() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        tasks.spawn(std::future::pending()).abort();
+        let patience = Duration::from_millis(50);
+        assert!(tokio::time::timeout(patience, panicked(&mut tasks)).await.is_err());
+        tasks.spawn(async { panic!("broken") });
+        assert!(panicked(&mut tasks).await.to_string().contains("broken"));
     }
 }

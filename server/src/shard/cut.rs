@@ -46,12 +46,13 @@ pub enum CutAnswer {
 }
 
 impl Shard {
-    /// Sets every block's state after `step` aside, now or as the block passes the step. An earlier order that is not
-    /// carried out yet is forgotten.
+    /// Sets every block's state after `step` aside, now or as the block passes the step. Of an earlier order everything is
+    /// forgotten that was not fetched yet.
     #[must_use]
     pub fn cut(&self, step: Step) -> CutAnswer {
         let blocks = self.blocks.all();
-        lock(&self.cutting).under_way = Some(TakenCut { step, blocks: Vec::with_capacity(blocks.len()) });
+        let under_way = Some(TakenCut { step, blocks: Vec::with_capacity(blocks.len()) });
+        *lock(&self.cutting) = Cutting { under_way, taken: None };
         let mut passed: Option<Step> = None;
         for block in &blocks {
             match block.cut(step) {

@@ -98,6 +98,14 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_that_nobody_fetched_is_forgotten_with_the_next_order() {
+        let (shard, _) = after_one_step();
+        assert_eq!(shard.cut(Step(1)), CutAnswer::Taken);
+        assert_eq!(shard.cut(Step(2)), CutAnswer::Taken);
+        assert!(shard.take_cut().is_none());
+    }
+
+    #[test]
     fn a_step_that_has_only_begun_is_given_up_and_can_be_asked_for_again() {
         let (shard, blocks) = after_one_step();
         contribute(&shard, blocks[0], 2, (0, 1)).unwrap();
