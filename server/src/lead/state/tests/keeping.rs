@@ -245,22 +245,30 @@ fn a_pause_orders_what_a_person_waits_for_anew_where_it_is_ordered_beyond() {
     assert_eq!((hold, orders(&effects)), (Ok(Step(2)), vec![Order::Cut(Step(2))]));
 }
 
-#[test]
-fn a_checkpoint_on_demand_between_tickets_is_of_those_that_were_given() {
+/// A server has applied the push of a ticket to all its blocks.
+fn tell_done(state: &mut LeadState, server: u32, ticket: u64) -> Vec<Effect> {
+    state.pushes(ServerIndex(server), &PushesReport { done: vec![Ticket(ticket)], ..PushesReport::default() })
+}
+
+/// An asynchronous job that goes on from the checkpoint of step 4, with worker 1.
+fn restored_with_tickets() -> LeadState {
     let consistency = Consistency { mode: Mode::Async, ..Consistency::default() };
     let mut state = LeadState::new(Settings { consistency, ..keeping(Some(4)) });
-    register(&mut state);
+    assert_eq!(orders(&register(&mut state)).len(), 1);
     (0..2).for_each(|index| _ = state.placed(ServerIndex(index)));
     complete_everywhere(&mut state, 4);
     join(&mut state, 0, 1).0.unwrap();
+    state
+}
+
+#[test]
+fn a_checkpoint_on_demand_between_tickets_is_of_those_that_were_given() {
+    let mut state = restored_with_tickets();
     assert_eq!(state.operate(Operation::Checkpoint), (Ok(Step(4)), vec![]), "it goes on from it");
     assert_eq!(state.ticket(Incarnation(1), 1), Ok(TicketAnswer::Granted(Ticket(5))));
     assert_eq!(state.operate(Operation::Checkpoint), (Ok(Step(5)), vec![]), "it is open");
-    let done = |state: &mut LeadState, index| {
-        state.pushes(ServerIndex(index), &PushesReport { done: vec![Ticket(5)], ..PushesReport::default() })
-    };
-    done(&mut state, 0);
-    assert_eq!(orders(&done(&mut state, 1)), [Order::Cut(Step(5))]);
+    tell_done(&mut state, 0, 5);
+    assert_eq!(orders(&tell_done(&mut state, 1, 5)), [Order::Cut(Step(5))]);
     state.operate(Operation::Pause).0.unwrap();
     save(&mut state, 5);
     state.checkpoint_ended(Step(5), None);
@@ -269,17 +277,12 @@ fn a_checkpoint_on_demand_between_tickets_is_of_those_that_were_given() {
 
 #[test]
 fn a_checkpoint_counts_no_ticket_that_was_void_after_it_was_set_aside() {
-    let consistency = Consistency { mode: Mode::Async, ..Consistency::default() };
-    let mut state = LeadState::new(Settings { consistency, ..keeping(Some(4)) });
-    assert_eq!(orders(&register(&mut state)).len(), 1);
-    (0..2).for_each(|index| _ = state.placed(ServerIndex(index)));
-    complete_everywhere(&mut state, 4);
-    join(&mut state, 0, 1).0.unwrap();
+    let mut state = restored_with_tickets();
     join(&mut state, 0, 2).0.unwrap();
     for ticket in 5..=8 {
         assert_eq!(state.ticket(Incarnation(1), ticket - 4), Ok(TicketAnswer::Granted(Ticket(ticket))));
-        for index in [0, 1].map(ServerIndex) {
-            state.pushes(index, &PushesReport { done: vec![Ticket(ticket)], ..PushesReport::default() });
+        for index in 0..2 {
+            tell_done(&mut state, index, ticket);
         }
     }
     (0..2).for_each(|index| _ = state.cut_taken(ServerIndex(index), Step(8)));
@@ -345,16 +348,11 @@ fn a_job_that_was_at_its_end_when_it_was_started_again_waits_for_latecomers() {
 
 #[test]
 fn a_server_with_a_push_at_work_tries_again_alone() {
-    let consistency = Consistency { mode: Mode::Async, ..Consistency::default() };
-    let mut state = LeadState::new(Settings { consistency, ..keeping(Some(4)) });
-    register(&mut state);
-    (0..2).for_each(|index| _ = state.placed(ServerIndex(index)));
-    complete_everywhere(&mut state, 4);
-    join(&mut state, 0, 1).0.unwrap();
+    let mut state = restored_with_tickets();
     for ticket in 5..=8 {
         state.ticket(Incarnation(1), ticket - 4).unwrap();
-        for index in [0, 1].map(ServerIndex) {
-            state.pushes(index, &PushesReport { done: vec![Ticket(ticket)], ..PushesReport::default() });
+        for index in 0..2 {
+            tell_done(&mut state, index, ticket);
         }
     }
     let again = Effect::Order(ServerIndex(1), Order::Cut(Step(8)));
