@@ -106,14 +106,16 @@ impl Outbox {
         state.wake();
     }
 
-    /// Ends the session, with a status or cleanly: behind the replies that wait, but weights are let go of at once. A peer that
-    /// does not read would keep them, however long the job goes on.
+    /// Ends the session: cleanly behind all that waits, or with a status behind the replies that wait. Then weights are let go
+    /// of at once: a peer that does not read would keep them, however long the job goes on.
     pub fn close(&self, status: Option<Status>) {
         let Some(mut state) = self.open() else { return };
+        if status.is_some() {
+            // With what they had room for.
+            (state.baseline, state.order, state.newest) = Default::default();
+            state.marks = 0;
+        }
         state.end = Some(status);
-        // With what they had room for.
-        (state.baseline, state.order, state.newest) = Default::default();
-        state.marks = 0;
         state.wake();
         drop(state);
         self.closing.notify_waiters();
@@ -376,6 +378,18 @@ mod tests {
         assert!(matches!(next(), Poll::Ready(Some(Ok(_)))));
         assert!(matches!(next(), Poll::Ready(Some(Err(status))) if status.message() == "the test"));
         assert!(matches!(next(), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn what_waits_at_a_clean_end_is_still_sent() {
+        let outbox = Arc::new(Outbox::default());
+        outbox.send_weights(block(0), &version(2));
+        outbox.close(None);
+        outbox.send_weights(block(1), &version(2));
+        let mut outgoing = Outgoing::new(outbox.clone(), Generation(1), ());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(matches!(Pin::new(&mut outgoing).poll_next(&mut context), Poll::Ready(Some(Ok(_)))));
+        assert!(matches!(Pin::new(&mut outgoing).poll_next(&mut context), Poll::Ready(None)));
     }
 
     #[test]

@@ -42,7 +42,10 @@ pub(crate) enum RestoreError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The store failed at every attempt. It may be well another time.
-    #[error("the checkpoints at {location}: {READ_ATTEMPTS} attempts to read failed, the last one with: {source}")]
+    #[error(
+        "the checkpoints at {location}: {READ_ATTEMPTS} attempts to read failed, the last one with: {source}; if that stays so, \
+             --latest-valid goes on from the newest checkpoint that is whole"
+    )]
     Store {
         /// Where.
         location: String,

@@ -1,6 +1,7 @@
 //! Committing: the manifest, last.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use halflife_proto::ids::Generation;
@@ -48,6 +49,9 @@ pub enum CommitError {
     Store(#[from] StoreError),
 }
 
+/// Between looks at the claims, where the store fails once the manifest is there.
+const LOOK_PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+
 impl Checkpoints {
     /// The digests of a checkpoint whose servers wrote `files`, from their index files: what the lead
     /// puts into the manifest. Checks that the data files have their sizes and that the blocks of the
@@ -90,7 +94,14 @@ impl Checkpoints {
         if self.create_or_find(&path, file).await?.is_some() {
             return Err(CommitError::Conflict { id });
         }
-        // A claim that came in between may not have seen it. One that comes from here on does.
+        // A claim that came in between may not have seen it. One that comes from here on does. The manifest is there now, and
+        // must not be called a failure because a store did not answer for a moment.
+        for pause in LOOK_PAUSES {
+            match self.check_not_fenced(id).await {
+                Err(CommitError::Store(_)) => tokio::time::sleep(pause).await,
+                done => return done,
+            }
+        }
         self.check_not_fenced(id).await
     }
 

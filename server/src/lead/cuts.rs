@@ -21,6 +21,9 @@ use halflife_proto::membership::SavedFile;
 
 use crate::planted::{Bug, planted};
 
+/// How often a cut follows the servers to where a job rests: one of them may be a step ahead of another.
+const RESTS_MOVED_MAX: u32 = 2;
+
 /// What the lead knows of the job's checkpoints.
 #[derive(Clone, Debug)]
 pub struct Cuts {
@@ -119,13 +122,15 @@ impl Cuts {
             return None;
         }
         let requested = std::mem::take(&mut self.requested);
-        let step = match self.tried {
-            None => Step::ZERO,
+        let (step, requested) = match self.tried {
+            None => (Step::ZERO, requested),
             Some(tried) if tried >= self.last => return None,
             Some(tried) => {
                 let newest = complete.unwrap_or(tried).max(tried);
                 let soonest = self.soonest(newest, rest);
-                if requested && self.durable < Some(soonest) { soonest } else { self.due_after(newest) }
+                // Who asked has what they asked for where the job rests at a durable step: the regular one is not theirs.
+                let requested = requested && self.durable < Some(soonest);
+                (if requested { soonest } else { self.due_after(newest) }, requested)
             }
         };
         Some(self.begin(now, step, requested))
@@ -182,12 +187,12 @@ impl Cuts {
                 self.requested &= rest.is_none() || under_way.step < soonest;
                 soonest
             }
-            Some(under_way) if under_way.step <= soonest || under_way.requested => {
+            Some(under_way) if under_way.step <= soonest || (under_way.requested && rest.is_none()) => {
                 self.requested = false;
-                under_way.step
+                under_way.step.min(soonest)
             }
             Some(_) => {
-                // Ordered far ahead, it may be hours away; it is ordered again after this one.
+                // Ordered far ahead, it may be hours away, or never come; it is ordered again after this one.
                 self.under_way = None;
                 soonest
             }
@@ -246,7 +251,8 @@ impl Cuts {
         // A step that a person waits for has no other reason to be ahead of the servers than this.
         let ahead = Step(newest.0.saturating_add(1 << under_way.moved.min(10))).min(last);
         under_way.step = match under_way.requested {
-            true if rests => newest.min(last),
+            // Who is no member may compute all the same: then the servers are not where they rest, but ahead again.
+            true if rests && under_way.moved <= RESTS_MOVED_MAX => newest.min(last),
             true => ahead,
             false => at_newest,
         };

@@ -144,6 +144,50 @@ fn durable_at(step: u64) -> Cuts {
 }
 
 #[test]
+fn of_a_job_that_comes_to_rest_before_what_a_person_waits_for_it_is_ordered_anew() {
+    let mut cuts = durable_at(0);
+    assert_eq!(cuts.request(Some(Step(7)), None), Step(8));
+    assert_eq!(cuts.order(NOW, Some(Step(7)), None), Some(Step(8)));
+    assert_eq!(cuts.request(Some(Step(7)), Some(Step(7))), Step(7), "nobody computes 8");
+    assert_eq!(cuts.order(NOW, Some(Step(7)), Some(Step(7))), Some(Step(7)));
+    commit(&mut cuts, 7);
+
+    cuts.request(Some(Step(8)), None);
+    assert_eq!(cuts.order(NOW, Some(Step(8)), None), Some(Step(9)));
+    assert_eq!(cuts.passed(Step(9), Step(10), false), Some(Step(12)));
+    assert_eq!(cuts.request(Some(Step(9)), None), Step(10), "12 will do, and so would 10");
+    cuts.rest(Step(10));
+    assert_eq!(cuts.order(NOW, Some(Step(10)), Some(Step(10))), Some(Step(10)));
+}
+
+#[test]
+fn a_request_that_needs_nothing_any_more_does_not_cling_to_the_regular_cut() {
+    let mut cuts = durable_at(0);
+    cuts.request(Some(Step(7)), None);
+    assert_eq!(cuts.order(NOW, Some(Step(7)), None), Some(Step(8)));
+    write(&mut cuts, 8, 2);
+    assert_eq!(cuts.request(Some(Step(7)), None), Step(8));
+    assert!(cuts.ended(NOW, Step(8), None));
+    assert_eq!(cuts.order(NOW, Some(Step(8)), Some(Step(8))), Some(Step(1000)));
+    assert_eq!(cuts.request(Some(Step(20)), None), Step(21), "the regular one is nobody's");
+    assert_eq!(cuts.order(NOW, Some(Step(20)), None), Some(Step(21)));
+}
+
+#[test]
+fn a_cut_runs_ahead_of_servers_that_others_than_members_train() {
+    let mut cuts = durable_at(0);
+    cuts.request(Some(Step(7)), Some(Step(7)));
+    let (mut at, mut newest) = (cuts.order(NOW, Some(Step(7)), Some(Step(7))), Step(8));
+    // Each answer comes when its server is a step further.
+    while let Some(step) = at.filter(|step| *step < newest) {
+        assert!(newest < Step(20), "it is never caught");
+        at = cuts.passed(step, newest, true);
+        newest = newest.next();
+    }
+    assert!(at >= Some(newest));
+}
+
+#[test]
 fn what_is_asked_for_between_tickets_is_made_once() {
     for (what, durable, granted, settled, ordered) in [
         ("at rest, not cut yet", 0, 7, 7, Some(7)),

@@ -218,6 +218,14 @@ impl LeadState {
         self.look_for_cut()
     }
 
+    /// A worker is gone. Where it was the last, nobody computes the step that a person waits for.
+    pub(super) fn cut_where_all_left(&mut self) -> Vec<Effect> {
+        match self.complete_step().filter(|_| self.workers.is_empty()) {
+            Some(complete) => self.cut_before(complete),
+            None => Vec::new(),
+        }
+    }
+
     /// The job ends with `last`, earlier than it was to.
     pub(super) fn shorten(&mut self, last: Step) -> Vec<Effect> {
         self.settings.steps = last;

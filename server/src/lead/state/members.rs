@@ -151,6 +151,7 @@ impl LeadState {
         if !worker.arriving {
             effects.extend(self.reassign(Step::ZERO, None));
         }
+        effects.extend(self.cut_where_all_left());
         effects.extend(self.finish_when_all_left());
         effects
     }
@@ -175,6 +176,9 @@ impl LeadState {
         }
         if dead.iter().any(|(_, worker)| !worker.arriving) && !planted(Bug::SlotsNotMoved) {
             effects.extend(self.reassign(Step::ZERO, None));
+        }
+        if !dead.is_empty() {
+            effects.extend(self.cut_where_all_left());
         }
         effects.extend(self.finish_when_all_left());
         effects.extend(self.watch_progress(now));

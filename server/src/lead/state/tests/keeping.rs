@@ -245,6 +245,18 @@ fn a_pause_orders_what_a_person_waits_for_anew_where_it_is_ordered_beyond() {
     assert_eq!((hold, orders(&effects)), (Ok(Step(2)), vec![Order::Cut(Step(2))]));
 }
 
+#[test]
+fn a_checkpoint_on_demand_is_of_the_last_step_where_the_last_worker_leaves_before_the_next() {
+    let mut state = begun();
+    complete_everywhere(&mut state, 0);
+    save(&mut state, 0);
+    state.checkpoint_ended(Step(0), None);
+    complete_everywhere(&mut state, 1);
+    let (asked, effects) = state.operate(Operation::Checkpoint);
+    assert_eq!((asked, orders(&effects)), (Ok(Step(2)), vec![Order::Cut(Step(2))]));
+    assert_eq!(orders(&state.leave(Incarnation(1))), [Order::Cut(Step(1))]);
+}
+
 /// A server has applied the push of a ticket to all its blocks.
 fn tell_done(state: &mut LeadState, server: u32, ticket: u64) -> Vec<Effect> {
     state.pushes(ServerIndex(server), &PushesReport { done: vec![Ticket(ticket)], ..PushesReport::default() })
