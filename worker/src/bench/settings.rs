@@ -177,7 +177,8 @@ impl Settings {
         overrides.extend(self.block_elements.map(|elements| format!("job.block_elements={elements}")));
         overrides.extend(self.wire.overrides());
         overrides.extend_from_slice(more);
-        overrides.push(format!("job.steps={}", self.steps()? + self.warmup()?));
+        // One more than are made: the last step of a job that keeps checkpoints comes with the last of them.
+        overrides.push(format!("job.steps={}", self.steps()? + self.warmup()? + 1));
         Ok(overrides)
     }
 }
@@ -195,7 +196,7 @@ mod tests {
         let set = vec!["optimizer.lr=0.5".to_owned(), "job.servers=2".to_owned()];
         let settings = Settings { servers: Some(3), block_elements: Some(64), set, ..settings() };
         let job = settings.job(&["optimizer.lr=0.25".to_owned()]).unwrap();
-        assert_eq!((job.job.slots, job.job.steps, job.job.servers, job.job.block_elements), (2, 33, 3, 64));
+        assert_eq!((job.job.slots, job.job.steps, job.job.servers, job.job.block_elements), (2, 34, 3, 64));
         assert!(job.optimizer_toml().contains("lr = 0.25"), "{}", job.optimizer_toml());
         assert!(job.workload.is_none());
     }
