@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -115,23 +114,16 @@ class Job:
             weights[name][begin:end] = torch.tensor(struct.unpack(f"<{end - begin}f", data))
         return {name: values.reshape(self.named[name].shape) for name, values in weights.items()}
 
-    @contextmanager
     def checkpoint_now(self, step):
-        """`checkpoint now`, which waits for this step to be made in the block, and has ended after it."""
-        line = [f"{self.binaries}/halflife-server", "checkpoint", "now", "--lead", self.url, "--timeout", str(SECONDS)]
+        """`checkpoint now` of a job that stands at this step: nobody else computes."""
         begun = time.monotonic()
         # The lead hears of a step after its servers have made it.
-        while self.control.Status(control_pb2.StatusRequest()).step < step - 1:
-            assert time.monotonic() < begun + SECONDS, f"the lead never heard of step {step - 1}"
+        while self.control.Status(control_pb2.StatusRequest()).step < step:
+            assert time.monotonic() < begun + SECONDS, f"the lead never heard of step {step}"
             time.sleep(0.02)
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        begun = time.monotonic()
-        while self.control.Status(control_pb2.StatusRequest()).checkpoint.under_way != step:
-            assert process.poll() is None and time.monotonic() < begun + SECONDS, process.communicate()
-            time.sleep(0.02)
-        yield
-        said, _ = process.communicate(timeout=2 * SECONDS)
-        assert process.returncode == 0 and f"{step:012}-g" in said, said
+        line = [f"{self.binaries}/halflife-server", "checkpoint", "now", "--lead", self.url, "--timeout", str(SECONDS)]
+        done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=2 * SECONDS)
+        assert done.returncode == 0 and f"{step:012}-g" in done.stdout, done.stdout
 
 
 def retry(call):

@@ -7,7 +7,7 @@ import random
 
 import torch
 
-STEPS, FIRST, MIDDLE = 90, 30, 60  # torch until FIRST, halflife one beyond MIDDLE, then torch
+STEPS, FIRST, MIDDLE = 90, 30, 60  # torch until FIRST, halflife until MIDDLE, then torch
 # What the golden vectors of torch allow f32 (tests/golden/README.md): within RTOL of the largest value so far.
 RTOL, ATOL = 5e-6, 1e-36
 
