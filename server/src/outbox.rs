@@ -136,7 +136,7 @@ impl Outbox {
         }
     }
 
-    /// Ends the session when its peer has not read anything for [`LOOKS_MAX`] looks. It is looked at once a second, and counted
+    /// Ends the session when its peer has not read anything for 60 looks. It is looked at once a second, and counted
     /// rather than timed: a server that stood still itself blames nobody.
     pub fn look_after(&self) {
         let Some(mut state) = self.open() else { return };
