@@ -129,7 +129,8 @@ pub struct Begin {
 /// Begins a job, or goes on with it. `entitled` is asked right before each claim.
 ///
 /// # Errors
-/// [`BeginError`]; nothing but a claim was written.
+/// [`BeginError`]; nothing but a claim was written, and, where the store failed last, that its generation has begun: either
+/// undoes nothing that was told as durable.
 pub async fn begin(spec: &JobSpec, begin: Begin, entitled: impl Fn() -> bool) -> Result<Beginning, BeginError> {
     let new_job = || JobId(format!("{}-{:08x}", spec.job.name, begin.incarnation.0 as u32));
     let Some(section) = &spec.checkpoint else {
@@ -173,6 +174,7 @@ pub async fn begin(spec: &JobSpec, begin: Begin, entitled: impl Fn() -> bool) ->
         }
         (restored, generation) = (store.choose(false).await?, generation.next());
     };
+    let revisions = store.revisions(restored.as_ref(), &claim)?;
     let unwritable = |reason: String| BeginError::Unwritable { location: checkpoints.location(), reason };
     checkpoints.begin_generation(claim.generation).await.map_err(|error| unwritable(error.to_string()))?;
     let generation = claim.generation;
@@ -182,7 +184,6 @@ pub async fn begin(spec: &JobSpec, begin: Begin, entitled: impl Fn() -> bool) ->
         Some(id) => info!(%id, %generation, "the job goes on from its last checkpoint"),
         None => info!(%generation, location = checkpoints.location(), "the job's checkpoints begin"),
     }
-    let revisions = store.revisions(restored.as_ref(), &claim)?;
     let keeper =
         keeper(&checkpoints, section, nonce, revisions, restored.as_ref(), begin.before.and_then(|(_, step)| step));
     Ok(Beginning { job: claim.job, generation, keeper: Some(keeper) })

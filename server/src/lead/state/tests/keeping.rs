@@ -127,12 +127,18 @@ fn a_server_whose_blocks_never_change_sets_them_aside_when_another_does() {
     assert_eq!(state.cut_taken(changing, Step(0)), [], "once");
 }
 
-#[test]
-fn a_server_past_the_step_moves_the_cut() {
+/// A job whose first weights are durable.
+fn begun_and_kept() -> LeadState {
     let mut state = begun();
     complete_everywhere(&mut state, 0);
     save(&mut state, 0);
     state.checkpoint_ended(Step(0), None);
+    state
+}
+
+#[test]
+fn a_server_past_the_step_moves_the_cut() {
+    let mut state = begun_and_kept();
     assert_eq!(orders(&state.cut_passed(ServerIndex(0), Step(4), Step(5))), [Order::Cut(Step(8))]);
     assert_eq!(state.cut_passed(ServerIndex(0), Step(4), Step(5)), []);
     assert_eq!(
@@ -144,10 +150,7 @@ fn a_server_past_the_step_moves_the_cut() {
 
 #[test]
 fn the_job_is_finished_once_its_last_checkpoint_is_made() {
-    let mut state = begun();
-    complete_everywhere(&mut state, 0);
-    save(&mut state, 0);
-    state.checkpoint_ended(Step(0), None);
+    let mut state = begun_and_kept();
     state.cut_passed(ServerIndex(0), Step(4), Step(9));
     assert_eq!(complete_everywhere(&mut state, 10), []);
     assert_ne!(state.phase(), Phase::Finished);
@@ -196,10 +199,7 @@ fn a_job_that_goes_on_places_its_blocks_by_itself_and_initializes_nothing() {
 
 #[test]
 fn a_checkpoint_on_demand_names_its_step_and_needs_a_store() {
-    let mut state = begun();
-    complete_everywhere(&mut state, 0);
-    save(&mut state, 0);
-    state.checkpoint_ended(Step(0), None);
+    let mut state = begun_and_kept();
     // The regular one is ordered, and not taken by anybody yet: it may be far away.
     let (step, effects) = state.operate(Operation::Checkpoint);
     assert_eq!((step, orders(&effects)), (Ok(Step(1)), vec![Order::Cut(Step(1))]));
@@ -234,10 +234,7 @@ fn a_checkpoint_on_demand_of_a_job_that_stands_still_is_of_where_it_stands_and_m
 
 #[test]
 fn a_pause_orders_what_a_person_waits_for_anew_where_it_is_ordered_beyond() {
-    let mut state = begun();
-    complete_everywhere(&mut state, 0);
-    save(&mut state, 0);
-    state.checkpoint_ended(Step(0), None);
+    let mut state = begun_and_kept();
     state.operate(Operation::Checkpoint).0.unwrap();
     assert_eq!(orders(&state.cut_passed(ServerIndex(0), Step(1), Step(2))), [Order::Cut(Step(4))]);
     complete_everywhere(&mut state, 1);
@@ -247,10 +244,7 @@ fn a_pause_orders_what_a_person_waits_for_anew_where_it_is_ordered_beyond() {
 
 #[test]
 fn a_checkpoint_on_demand_is_of_the_last_step_where_the_last_worker_leaves_before_the_next() {
-    let mut state = begun();
-    complete_everywhere(&mut state, 0);
-    save(&mut state, 0);
-    state.checkpoint_ended(Step(0), None);
+    let mut state = begun_and_kept();
     complete_everywhere(&mut state, 1);
     let (asked, effects) = state.operate(Operation::Checkpoint);
     assert_eq!((asked, orders(&effects)), (Ok(Step(2)), vec![Order::Cut(Step(2))]));
