@@ -1,7 +1,8 @@
 //! `checkpoint now`: asks the lead for a checkpoint and follows the job's status until it is committed.
 //!
 //! The lead answers with a step no later than the checkpoint's; a committed one of that step or later therefore holds all
-//! that was computed before the request. A lead that goes back meanwhile has forgotten the request.
+//! that the lead knew to be computed when it was asked; it hears of a step a moment after its servers have made it. A lead that
+//! goes back meanwhile has forgotten the request.
 
 use std::time::{Duration, Instant};
 
